@@ -1,0 +1,5 @@
+"""`python -m nopair` is `nopair`."""
+
+from nopair.cli import main
+
+main()

@@ -1,0 +1,12 @@
+"""Base models behind one protocol.
+
+Knows how each family of text-to-image transformers encodes prompts and images, tells time, attaches a reference image,
+and is read from and written to disk; and how one base plays student, teacher and fake score model. Refuses to know
+losses, schedules, optimisers, data and judges.
+
+    base    the protocol
+    zimage  the Z-Image family, from an ordinary diffusers folder
+    folder  reading such a folder, and saying what is wrong with it
+    roles   student, teacher and fake: full copies, or adapters on one shared transformer
+    fake    a backbone of a few thousand weights, for tests
+"""

@@ -1,0 +1,100 @@
+"""Read the parts of a diffusers pipeline folder, turning every way it can be broken into one `ModelError` line.
+
+Only local files and only safetensors are read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from nopair.errors import ModelError
+
+Model = TypeVar("Model", bound=ModelMixin | PreTrainedModel)
+
+
+def read_pipeline(folder: Path, family: str) -> None:
+    """Check that `folder` says it is a diffusers pipeline of class `family`.
+
+    Raises:
+        ModelError: no such folder, no readable model_index.json, or another pipeline class.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder; give the path of a diffusers {family} folder")
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: no model_index.json, so not a diffusers pipeline folder") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/model_index.json: cannot be read ({_line(error)})") from None
+    found = index.get("_class_name") if isinstance(index, dict) else None
+    if found != family:
+        raise ModelError(f"{folder}: holds a {found}, but a {family} is needed here")
+
+
+def load_model(kind: type[Model], folder: Path, dtype: torch.dtype) -> Model:
+    """Load one model of a pipeline in eval mode, every tensor of it from the file.
+
+    Raises:
+        ModelError: folder, config or weights are missing, unreadable, or do not fit each other.
+    """
+    _require(folder, "config.json")
+    try:
+        loaded: Any = kind.from_pretrained(
+            str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: cannot load the {kind.__name__} ({_line(error)}); copy the folder again") from None
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that has a chat template.
+
+    Raises:
+        ModelError: it is missing, unreadable, or has no chat template.
+    """
+    _require(folder, "tokenizer_config.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: cannot load the tokenizer ({_line(error)}); copy the folder again") from None
+    if tokenizer.chat_template is None:
+        raise ModelError(f"{folder}: the tokenizer has no chat template; add the family's chat_template.jinja")
+    return tokenizer
+
+
+def load_shift(folder: Path) -> float:
+    """The constant time shift of a flow-matching scheduler.
+
+    Raises:
+        ModelError: it is missing, unreadable, or shifts by image size instead of by a constant.
+    """
+    _require(folder, "scheduler_config.json")
+    try:
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{folder}: cannot load the scheduler ({_line(error)}); copy the folder again") from None
+    if scheduler.config["use_dynamic_shifting"]:
+        raise ModelError(f"{folder}: dynamic shifting is not supported; set use_dynamic_shifting false and a shift")
+    return float(scheduler.config["shift"])
+
+
+def _require(folder: Path, name: str) -> None:
+    if not (folder / name).is_file():
+        raise ModelError(f"{folder}: no {name}; the model folder is incomplete, copy it again")
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text, short enough to stay on one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

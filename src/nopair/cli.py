@@ -1,0 +1,214 @@
+"""The command line: parse, call, print. Whatever needs torch is imported inside the command, so that `--help` is instant."""
+
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from nopair import __version__
+from nopair.errors import Interrupted, NopairError
+
+app = typer.Typer(
+    name="nopair",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+tiny = typer.Typer(no_args_is_help=True, help="The tiny models that come with nopair.")
+app.add_typer(tiny, name="tiny")
+
+Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nopair {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def nopair(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works in any place.")] = False,
+) -> None:
+    """Turn a text-to-image model into an image editor that follows instructions, without a single before/after pair.
+
+    New here? `nopair demo` trains a small editor in front of your eyes, in minutes and without a GPU.
+
+    `nopair edit photo.png "make the red circle blue" -o new.png` edits an image.
+
+    `nopair train RECIPE` trains an editor of your own.
+    """
+
+
+@app.command()
+def demo(output: Folder = Path("runs/demo"), seed: Seed = 0) -> None:
+    """Train a small editor from scratch, score it, and write a report: DIR/report.html.
+
+    Needs 2 CPU cores and about ten minutes, and no network. The folder also gets the editor itself, the picture of the
+    results (grid.png) and all numbers (results.json).
+    """
+    from nopair.evaluation.demo import demo as run_demo
+
+    run_demo(output, seed)
+
+
+@app.command()
+def edit(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="An image, a folder of images, or a .jsonl file of jobs.")
+    ],
+    instruction: Annotated[
+        str | None, typer.Argument(metavar="INSTRUCTION", help="What to change. Left out with a .jsonl file.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Image to write; a folder if IMAGE is many.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="DIR", help="The editor: a model folder, or the one shipped.")
+    ] = "tiny:editor",
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Another seed gives another result.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Sampling steps, instead of those the editor was trained for.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images edited at a time; the results do not depend on it.")] = 8,
+) -> None:
+    """Edit an image, or many, as an instruction says.
+
+    Reads and writes PNG, JPEG and WebP of any size. A line of a .jsonl file is one job:
+    `{"image": "a.png", "instruction": "remove the hat", "output": "b.png", "seed": 1}`, the seed being optional. Of many
+    images, one that fails is told and the others go on; the exit code then is 2.
+    """
+    from nopair.data.jobs import Failure, read_jobs
+
+    jobs, failures = read_jobs(image, instruction, output, seed)
+    for failure in failures:
+        _tell(failure)
+    if jobs:
+        from nopair.editor import Editor, run_jobs
+
+        editor = Editor.load(model)
+        editor = editor if steps is None else editor.with_steps(steps)
+        asked = len(jobs) + len(failures)
+        for job, error in run_jobs(editor, jobs, batch):
+            if error is None:
+                _print_path(job.output)
+            elif asked == 1:
+                raise error
+            else:
+                failures.append(Failure(job.where, error))
+                _tell(failures[-1])
+    if failures:
+        raise typer.Exit(NopairError.exit_code)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as npedit.lr=1e-4.")
+    ] = None,
+    resume: Annotated[
+        Literal["latest"] | None, typer.Option(help="Go on from the newest complete checkpoint in the output folder.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the run, instead of the recipe's own."),
+    ] = None,
+) -> None:
+    """Train an editor as a recipe says. Ctrl-C saves first; `--resume latest` goes on from there, bit for bit."""
+    from nopair.config import load_recipe
+    from nopair.training.run import train as run_train
+
+    changes = [*(overrides or []), *([] if output is None else [f"output={_quoted(output)}"])]
+    run_train(load_recipe(recipe, changes), resume=resume is not None)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a YAML string, whatever is in it."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Option(metavar="DIR", help="The editor: a model folder, or the one shipped.")
+    ] = "tiny:editor",
+    per_category: Annotated[int, typer.Option(min=1, help="Held-out scenes for each kind of edit.")] = 32,
+    seed: Seed = 0,
+    output: Folder = Path("runs/evaluate"),
+) -> None:
+    """Score an editor on held-out scenes of the shapes world: the oracle's verdict, and the judge's beside it."""
+    from nopair.evaluation.world import evaluate as run_evaluate
+
+    run_evaluate(model, per_category, seed, output)
+
+
+@app.command()
+def oracle(count: Annotated[int, typer.Option(min=1, help="Scenes to try.")] = 200) -> None:
+    """Print how often the oracle, which scores edits in the shapes world, is itself wrong."""
+    from nopair.evaluation.world import print_oracle
+
+    print_oracle(count)
+
+
+@tiny.command()
+def build(
+    part: Annotated[Literal["vae", "base", "judge", "editor", "all"], typer.Argument(help="What to build.")] = "all",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder to write to, instead of the package's own."),
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop training each part after so many minutes.")] = None,
+) -> None:
+    """Train the tiny models again, from nothing. Takes hours; uses a GPU if there is one; goes on where it was stopped."""
+    from nopair.tiny.build import build as run_build
+    from nopair.weights import packaged
+
+    run_build(part, packaged() if output is None else output, minutes)
+
+
+def main() -> NoReturn:
+    """Run `nopair` and exit: 0, 2 or 3 for an error of the user's (one line), 130 or 143 when stopped by a signal.
+
+    Any other exception is a bug and shows its traceback.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments, prog_name="nopair")
+    except NopairError as error:
+        _fail(error, debug="--debug" in sys.argv[1:])
+    except Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        raise SystemExit(stop.exit_code) from None
+    raise SystemExit(0)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """An exception instead of sudden death, so that unfinished files are removed."""
+    raise Interrupted(128 + number)
+
+
+def _fail(error: NopairError, *, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    _tell(error)
+    raise SystemExit(error.exit_code) from None
+
+
+def _tell(error: object) -> None:
+    typer.echo("error: " + " ".join(str(error).splitlines()), err=True)
+
+
+def _print_path(path: Path) -> None:
+    """Names of files may hold bytes that are no text."""
+    typer.echo(typer.format_filename(path))

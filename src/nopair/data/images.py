@@ -1,0 +1,226 @@
+"""Image files to pixels, pixels to a model's size, and both ways back.
+
+Pixels are sRGB floats in [0, 1], upright, with no alpha. Decoding and encoding are Pillow's.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from nopair.data.files import IMAGE_FORMATS, check_image, image_format, write_atomic
+from nopair.errors import ImageError, OutputError
+
+MAX_PIXELS: Final = 64_000_000
+"""Larger images are refused before they are decoded: a file of a few kilobytes can claim to be gigabytes of pixels."""
+
+_ENCODING: Final[dict[str, dict[str, int | bool]]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+}
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of each EXIF orientation upright; 1 is upright."""
+_DAMAGE: Final = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+"""What Pillow's decoders and metadata readers raise on broken files."""
+
+
+def load_image(path: Path) -> Float[Tensor, "3 height width"]:
+    """Read a PNG, JPEG or WebP file of any mode: sRGB in [0, 1], upright, transparency over white.
+
+    EXIF orientation and an embedded colour profile are applied; where such metadata is itself unreadable it counts as
+    absent, as in browsers. 16-bit greyscale keeps its depth. Of an animation, the first frame.
+
+    Raises:
+        ImageError: missing, a folder, unreadable, not an image, cut short, damaged, or over `MAX_PIXELS`.
+    """
+    with _open(path) as file, _quiet_pillow():
+        try:
+            with Image.open(file, formats=tuple(dict.fromkeys(IMAGE_FORMATS.values()))) as image:
+                _check_size(path, *image.size)
+                return _pixels(image)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise ImageError(
+                f"{path}: too large, over {MAX_PIXELS // 10**6} million pixels; scale it down first"
+            ) from None
+        except UnidentifiedImageError:
+            raise ImageError(f"{path}: not a readable PNG, JPEG or WebP image; convert it or export it again") from None
+        except _DAMAGE as error:
+            raise ImageError(f"{path}: damaged or cut short ({error}); copy or export it again") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    check_image(path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow warns about odd metadata and large images; here they are handled or are errors, so one line is said, not two.
+
+    Python's filters belong to the process. Should two threads undo these in the wrong order, what stays is only this.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise ImageError(f"{path}: has no pixels ({width}x{height}); export it again")
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        raise ImageError(f"{path}: too large ({width}x{height}, over {limit} million pixels); scale it down first")
+
+
+def _pixels(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    image = image if turn is None else image.transpose(turn)
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    pixels = _to_tensor(_to_srgb(image))
+    if not image.has_transparency_data:
+        return pixels
+    alpha = _to_tensor(image.convert("RGBA").getchannel("A"))
+    return pixels * alpha + (1 - alpha)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+
+
+def _from_16_bit(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    levels = np.asarray(image)
+    grey = torch.from_numpy(levels.astype(np.float32) / 65535)
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey[torch.from_numpy(levels == transparent)] = 1
+    return grey.repeat(3, 1, 1)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """RGB without alpha, in sRGB if a profile says that the numbers mean something else."""
+    opaque = image.convert("L") if image.mode in ("1", "LA") else image
+    opaque = opaque if opaque.mode in ("L", "RGB", "CMYK") else opaque.convert("RGB")
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return _managed(opaque, source)
+        except (ImageCms.PyCMSError, *_DAMAGE):
+            pass  # an unusable profile counts as absent
+    return opaque.convert("RGB")
+
+
+def _managed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert converted is not None, "only conversion in place returns nothing"
+    return converted
+
+
+def _to_tensor(image: Image.Image) -> Float[Tensor, "channel height width"]:
+    values = torch.from_numpy(np.array(image))
+    values = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+    return values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """An image brought to a model's size, and how to undo that. It does not hold on to the original's pixels.
+
+    `box` is (top, left, height, width) of the picture within `pixels`; around it its edge pixels are repeated. `size` is
+    (height, width) of the original.
+    """
+
+    pixels: Float[Tensor, "3 height width"]
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+
+
+def fit(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Fitted:
+    """Scale an image into height x width without squashing it: centred, the rest filled by repeating its edge pixels.
+
+    An image of just that size comes through bit for bit. `restore` is the way back.
+    """
+    rows, columns = pixels.shape[1:]
+    scale = min(height / rows, width / columns)
+    inner_height, inner_width = (max(1, round(side * scale)) for side in (rows, columns))
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    margins = (left, width - inner_width - left, top, height - inner_height - top)
+    padded = F.pad(_resize(pixels, inner_height, inner_width)[None], margins, mode="replicate")[0]
+    return Fitted(padded, (top, left, inner_height, inner_width), (rows, columns))
+
+
+def restore(edited: Float[Tensor, "3 height width"], fitted: Fitted) -> Float[Tensor, "3 rows columns"]:
+    """Cut the picture out of the edited image and bring it to the original's size; in [0, 1]. Mirrors `fit`."""
+    if edited.shape != fitted.pixels.shape:
+        raise ValueError(f"expected an image of shape {tuple(fitted.pixels.shape)}, got {tuple(edited.shape)}")
+    top, left, height, width = fitted.box
+    return _resize(edited[:, top : top + height, left : left + width].clamp(0, 1), *fitted.size)
+
+
+def _resize(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 height width"]:
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    # Bicubic kernels overshoot at edges.
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def encode(pixels: Float[Tensor, "3 height width"], kind: str) -> bytes:
+    """A file's bytes. `kind` is PNG (lossless), JPEG or WEBP (quality 95); values are clamped to [0, 1] and rounded to 8 bits.
+
+    Raises:
+        OutputError: an image with values that are not numbers, or too large for the format.
+    """
+    if not bool(pixels.isfinite().all()):
+        raise OutputError("the image has values that are not numbers; the model is broken or needs another precision")
+    values = pixels.detach().cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(values.contiguous().numpy()).save(buffer, format=kind, **_ENCODING[kind])
+    except (OSError, ValueError) as error:
+        size = f"{pixels.shape[2]}x{pixels.shape[1]}"
+        raise OutputError(f"a {size} image does not go into a {kind} file ({error}); write a PNG instead") from error
+    return buffer.getvalue()
+
+
+def save_image(pixels: Float[Tensor, "3 height width"], path: Path) -> None:
+    """Write an image in the format of its suffix, replacing a file of that name at once or not at all.
+
+    Raises:
+        OutputError: unknown suffix, unwritable place, values that are not numbers, or too large for the format.
+    """
+    kind = image_format(path)
+    try:
+        content = encode(pixels, kind)
+    except OutputError as error:
+        raise OutputError(f"{path}: {error}") from error
+    write_atomic(path, content)

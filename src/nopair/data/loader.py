@@ -1,0 +1,14 @@
+"""Where records come from during training."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from nopair.types import EditBatch
+
+
+class Source(Protocol):
+    """An endless, random-access stream of records: record `index` is the same whatever the batch it is asked for in."""
+
+    def batch(self, indices: Sequence[int]) -> EditBatch:
+        """Those records, stacked."""
+        ...

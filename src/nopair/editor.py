@@ -1,0 +1,188 @@
+"""A trained editor: an image and an instruction in, the edited image out."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Protocol, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from nopair.backbones.base import Backbone
+from nopair.backbones.zimage import ZImageBackbone
+from nopair.data.files import folder_atomic
+from nopair.data.images import Fitted, fit, load_image, restore, save_image
+from nopair.data.jobs import Job, require_instruction
+from nopair.errors import ModelError, NopairError
+from nopair.method.flow import levels
+from nopair.method.rollout import rollout, sampler_levels
+from nopair.weights import resolve
+
+SETTINGS_FILE: Final = "nopair.json"
+"""What makes a pipeline folder an editor."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class EditorBackbone(Backbone, Protocol):
+    """A backbone that can also be written to disk."""
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that this family's `load` reads. Raises OutputError."""
+        ...
+
+
+class Settings(BaseModel):
+    """How an editor was trained, and so how it must be run: the contents of nopair.json.
+
+    `steps` and `shift` are the noise schedule (`nopair.method.flow.levels`), `height` and `width` the size in pixels it edits
+    at, `questions` the version of the question set it was trained under.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    steps: Count
+    shift: Annotated[float, Field(gt=0)]
+    height: Count
+    width: Count
+    questions: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Editor:
+    """A backbone whose transformer was trained to edit, with the schedule it was trained on."""
+
+    backbone: EditorBackbone
+    settings: Settings
+
+    @classmethod
+    def load(cls, model: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+        """Read an editor: a diffusers pipeline folder with a nopair.json, or "tiny:editor".
+
+        Raises:
+            ModelError: no such folder, not an editor, or a part of it is missing or unreadable.
+        """
+        folder = resolve(str(model))
+        settings = _read_settings(folder)
+        backbone = ZImageBackbone.load(folder, dtype).to(device)
+        return cls(backbone, settings)
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads, complete or not at all; an editor that was in `folder` is replaced.
+
+        Raises:
+            OutputError: `folder` cannot be written or holds something that is not an editor.
+        """
+        with folder_atomic(folder, marker=SETTINGS_FILE) as part:
+            self.backbone.save(part)
+            (part / SETTINGS_FILE).write_text(self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def with_steps(self, steps: int) -> Self:
+        """The same editor at another number of sampling steps than it was trained for: faster, or slower; seldom better."""
+        return dataclasses.replace(self, settings=self.settings.model_copy(update={"steps": steps}))
+
+    @property
+    def levels(self) -> Float[Tensor, " step"]:
+        """The noise levels of the sampler, 1 first."""
+        return levels(self.settings.steps, self.settings.shift)
+
+    @torch.no_grad()
+    def edit(
+        self, reference: Float[Tensor, "batch 3 height width"], instructions: Sequence[str], seeds: Sequence[int]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Edit images of the size in `settings`; pixels in [0, 1] in and out, on the device they came from.
+
+        The noise of sample i depends on seeds[i] alone, so its result does not depend on the batch it is in, but for the
+        rounding of floating-point sums, whose order differs between batch sizes.
+
+        Raises:
+            InstructionError: an instruction is empty.
+        """
+        if not len(reference) == len(instructions) == len(seeds):
+            raise ValueError(
+                f"{len(reference)} images, {len(instructions)} instructions and {len(seeds)} seeds do not pair up"
+            )
+        size = (self.settings.height, self.settings.width)
+        if reference.shape[2:] != size:
+            raise ValueError(
+                f"this editor works on {size} pixels, got {tuple(reference.shape[2:])}; see nopair.data.images.fit"
+            )
+        if not len(reference):
+            return reference.clone()
+        text = self.backbone.encode_text([require_instruction(instruction) for instruction in instructions])
+        device = next(self.backbone.transformer.parameters()).device
+        clean = self.backbone.encode_image(reference.to(device))
+        noises = _noises(seeds, self.settings.steps, self.backbone.latent_shape(*size)).to(clean)
+
+        def velocity(noisy: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+            return self.backbone.velocity(noisy, t, text, clean)
+
+        latents = rollout(velocity, noises, sampler_levels(self.levels.to(device), len(reference)))
+        return self.backbone.decode_latents(latents.to(clean)).clamp(0, 1).to(reference)
+
+
+def _noises(seeds: Sequence[int], steps: int, shape: tuple[int, int, int]) -> Float[Tensor, "step batch c h w"]:
+    """Drawn on the CPU, so that a seed means the same on every device; and level by level, so that its first noise does not
+    depend on the number of steps.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack(
+        [torch.stack([torch.randn(shape, generator=generator) for generator in generators]) for _ in range(steps)]
+    )
+
+
+def _read_settings(folder: Path) -> Settings:
+    path = folder / SETTINGS_FILE
+    try:
+        return Settings.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: no {SETTINGS_FILE}, so not an editor; train one, or use tiny:editor") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        problems = f"{key}: {problem['msg']}" if key else problem["msg"]
+        raise ModelError(f"{path}: not the settings of an editor ({problems}); copy the model folder again") from error
+
+
+def run_jobs(editor: Editor, jobs: Sequence[Job], batch: int) -> Iterator[tuple[Job, NopairError | None]]:
+    """Make the edits, `batch` images at a time, and write each result; yields every job when done, with what went wrong.
+
+    Images of any size go in and come out at their own size. One bad job never costs another its result.
+    """
+    for start in range(0, len(jobs), batch):
+        loaded: list[tuple[Job, Fitted]] = []
+        for job in jobs[start : start + batch]:
+            try:
+                loaded.append((job, fit(load_image(job.image), editor.settings.height, editor.settings.width)))
+            except NopairError as error:
+                yield job, error
+        if loaded:
+            yield from _edit_loaded(editor, loaded)
+
+
+def _edit_loaded(editor: Editor, loaded: list[tuple[Job, Fitted]]) -> Iterator[tuple[Job, NopairError | None]]:
+    try:
+        edited = editor.edit(
+            torch.stack([fitted.pixels for _, fitted in loaded]),
+            [job.instruction for job, _ in loaded],
+            [job.seed for job, _ in loaded],
+        )
+    except NopairError as error:
+        if len(loaded) == 1:
+            yield loaded[0][0], error
+        else:  # find out whose error it is
+            for one in loaded:
+                yield from _edit_loaded(editor, [one])
+        return
+    for (job, fitted), pixels in zip(loaded, edited, strict=True):
+        try:
+            save_image(restore(pixels, fitted), job.output)
+        except NopairError as error:
+            yield job, error
+        else:
+            yield job, None

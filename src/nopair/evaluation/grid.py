@@ -1,0 +1,90 @@
+"""The picture of the results: a row per example, its images side by side and their scores beneath."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+from nopair.evaluation.results import Example
+
+TILE: Final = 192
+"""Side in pixels that every image is shown at: three times a scene of the shapes world."""
+GAP: Final = 14
+HEADER: Final = 34
+CAPTION: Final = 44
+PAPER: Final = (255, 255, 255)
+INK: Final = (24, 26, 31)
+FAINT: Final = (110, 115, 125)
+COLUMNS: Final = ("reference", "instruction", "after warm-up", "trained without pairs", "right answer")
+
+
+def draw_grid(examples: Sequence[Example]) -> Float[Tensor, "3 rows columns"]:
+    """The picture, RGB in [0, 1]; columns as in `COLUMNS`."""
+    size = (GAP + len(COLUMNS) * (TILE + GAP), HEADER + len(examples) * (TILE + CAPTION))
+    canvas = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(COLUMNS):
+        draw.text((_left(column), 11), title, INK, _font(14))
+    for row, example in enumerate(examples):
+        _draw_row(canvas, draw, HEADER + row * (TILE + CAPTION), example)
+    values = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8)
+    return values.view(size[1], size[0], 3).permute(2, 0, 1) / 255
+
+
+def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, example: Example) -> None:
+    images = {0: example.reference, 2: example.before, 3: example.after, 4: example.target}
+    for column, pixels in images.items():
+        canvas.paste(_tile(pixels), (_left(column), top))
+    draw.text((_left(1), top), example.category, FAINT, _font(13))
+    for line, text in enumerate(_wrap(draw, example.instruction, _font(16))):
+        draw.text((_left(1), top + 24 + 21 * line), text, INK, _font(16))
+    for column, marks in ((2, example.before_marks), (3, example.after_marks)):
+        first = f"success {marks.success:.2f}   realism {marks.realism:.2f}"
+        second = f"preservation {marks.preservation:.2f}   overall {marks.overall:.2f}"
+        draw.text((_left(column), top + TILE + 4), first, FAINT, _font(12))
+        draw.text((_left(column), top + TILE + 19), second, FAINT, _font(12))
+
+
+def _left(column: int) -> int:
+    return GAP + column * (TILE + GAP)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _tile(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
+    """A square preview: small images enlarged by whole pixels as they are, others scaled, margins left white."""
+    height, width = pixels.shape[1:]
+    longest = max(height, width)
+    scale = TILE / longest
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    clean = pixels.detach().cpu().float().nan_to_num(0.5).clamp(0, 1)[None]
+    enlarged = F.interpolate(clean, scale_factor=max(1, round(scale)), mode="nearest") if scale > 1 else clean
+    resized = F.interpolate(enlarged, size, mode="bilinear", antialias=True)[0]
+    values = resized.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    tile = Image.new("RGB", (TILE, TILE), PAPER)
+    tile.paste(Image.fromarray(values), ((TILE - size[1]) // 2, (TILE - size[0]) // 2))
+    return tile
+
+
+def _wrap(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Lines that fit a tile's width, at most six; words longer than a line are cut."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and draw.textlength(longer, font) <= TILE:
+            lines[-1] = longer
+            continue
+        while draw.textlength(word, font) > TILE:
+            keep = max(1, len(word) - 1)
+            while keep > 1 and draw.textlength(word[:keep], font) > TILE:
+                keep -= 1
+            lines.append(word[:keep])
+            word = word[keep:]
+        lines.append(word)
+    return lines if len(lines) <= 6 else [*lines[:5], f"{lines[5]} …"]

@@ -1,0 +1,132 @@
+"""The shapes-world benchmark: an editor on held-out edits, scored by the oracle, with the judge's verdict beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from nopair.data.files import make_folder, write_atomic
+from nopair.editor import Editor
+from nopair.evaluation.results import Marks, Verdict, verdict_json
+from nopair.judges.base import Judge
+from nopair.judges.llava_onevision import LlavaOnevisionJudge
+from nopair.judges.questions import questions_for
+from nopair.weights import resolve
+from nopair.world.cases import held_out_cases
+from nopair.world.edits import Edit
+from nopair.world.oracle import Score, score_batch, summarise
+from nopair.world.render import render_batch
+
+BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Outputs, scores and means of one editor on some edits, in the same order."""
+
+    edits: tuple[Edit, ...]
+    outputs: Float[Tensor, "batch 3 height width"]
+    scores: tuple[Score, ...]
+    judged: tuple[dict[str, bool], ...]
+    verdict: Verdict
+
+    def marks(self, index: int) -> Marks:
+        """One sample's marks."""
+        score, judged = self.scores[index], self.judged[index]
+        return Marks(
+            score.success,
+            score.preservation,
+            score.realism,
+            score.overall,
+            float(judged["edit"]) if "edit" in judged else None,
+            float(judged["identity"]) if "identity" in judged else None,
+        )
+
+
+def evaluate_editor(editor: Editor, judge: Judge, edits: Sequence[Edit], seed: int) -> Evaluation:
+    """Edit the source of every edit, score the outputs. Sample i's noise depends on (seed, i) only."""
+    outputs = []
+    for start in range(0, len(edits), BATCH):
+        chunk = edits[start : start + BATCH]
+        references = render_batch([edit.source for edit in chunk])
+        seeds = [seed * 1_000_003 + start + i for i in range(len(chunk))]
+        outputs.append(editor.edit(references, [edit.instruction for edit in chunk], seeds))
+    return evaluate_outputs(torch.cat(outputs), judge, edits)
+
+
+def evaluate_outputs(
+    outputs: Float[Tensor, "batch 3 height width"], judge: Judge, edits: Sequence[Edit]
+) -> Evaluation:
+    """Score given outputs, one per edit."""
+    scores, judged = [], []
+    for start in range(0, len(edits), BATCH):
+        chunk, images = edits[start : start + BATCH], outputs[start : start + BATCH]
+        scores.extend(score_batch(chunk, images))
+        judged.extend(ask(judge, chunk, images))
+    verdict = _verdict(edits, scores, judged)
+    return Evaluation(tuple(edits), outputs, tuple(scores), tuple(judged), verdict)
+
+
+@torch.no_grad()
+def ask(judge: Judge, edits: Sequence[Edit], outputs: Float[Tensor, "batch 3 height width"]) -> list[dict[str, bool]]:
+    """Whether the judge is content, by kind of question, for every edit."""
+    questions = [questions_for(edit.category, edit.instruction, edit.subject) for edit in edits]
+    odds = judge.yes_minus_no(render_batch([edit.source for edit in edits]), outputs, questions)
+    return [
+        {question.kind: bool((odds[i, j] > 0) == question.wants_yes) for j, question in enumerate(row)}
+        for i, row in enumerate(questions)
+    ]
+
+
+def _verdict(edits: Sequence[Edit], scores: Sequence[Score], judged: Sequence[dict[str, bool]]) -> Verdict:
+    means: Any = summarise(edits, scores)
+    categories = {}
+    for name, row in means["categories"].items():
+        own = [answers for edit, answers in zip(edits, judged, strict=True) if edit.category == name]
+        categories[name] = _marks(row, _share(own, "edit"), _share(own, "identity"))
+    shares = {
+        kind: [value for marks in categories.values() if (value := getattr(marks, f"judge_{kind}")) is not None]
+        for kind in ("edit", "identity")
+    }
+    total = _marks(means, *(sum(values) / len(values) if values else None for values in shares.values()))
+    return Verdict(total, categories)
+
+
+def _share(answers: Sequence[dict[str, bool]], kind: str) -> float | None:
+    asked = [answer[kind] for answer in answers if kind in answer]
+    return sum(asked) / len(asked) if asked else None
+
+
+def _marks(row: Any, judge_edit: float | None, judge_identity: float | None) -> Marks:
+    return Marks(row["success"], row["preservation"], row["realism"], row["overall"], judge_edit, judge_identity)
+
+
+def table(title: str, verdict: Verdict) -> Table:
+    """Marks per category, the oracle's and the judge's side by side."""
+    drawn = Table(title=title)
+    for column in ("category", "success", "judge: edit", "preservation", "judge: rest", "realism", "overall"):
+        drawn.add_column(column, justify="left" if column == "category" else "right")
+    for name, marks in [*verdict.categories.items(), ("mean", verdict.total)]:
+        values = (marks.success, marks.judge_edit, marks.preservation, marks.judge_identity, marks.realism, marks.overall)
+        drawn.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
+    return drawn
+
+
+def evaluate(model: str, per_category: int, seed: int, output: Path) -> None:
+    """Score the editor in `model` and write `<output>/evaluation.json`."""
+    import json
+
+    editor = Editor.load(model)
+    judge = LlavaOnevisionJudge.load(resolve("tiny:judge"))
+    edits = held_out_cases(seed, per_category)
+    evaluation = evaluate_editor(editor, judge, edits, seed)
+    Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))
+    make_folder(output)
+    text = json.dumps({"model": model, "scenes": len(edits), "seed": seed} | verdict_json(evaluation.verdict), indent=2)
+    write_atomic(output / "evaluation.json", text.encode() + b"\n")

@@ -1,0 +1,52 @@
+"""The questions put to a judge, as versioned data.
+
+A question set maps a category of edit to the questions asked about it. Its version travels in every checkpoint, because an
+editor is only as good as the questions it was trained under. Text stands before the images: a causal language model then
+reads the images already knowing what is asked of them.
+"""
+
+from typing import Final
+
+from nopair.types import Question
+
+VERSION: Final = "v1"
+
+_EDIT: Final = Question(
+    "edit",
+    "Was this instruction carried out: {instruction}? Before: {reference} After: {edited} Answer Yes or No.",
+    wants_yes=True,
+)
+_IDENTITY: Final = Question(
+    "identity",
+    "Is all else unchanged after this instruction: {instruction}? Before: {reference} After: {edited} Answer Yes or No.",
+    wants_yes=True,
+)
+_STILL_THERE: Final = Question(
+    "edit",
+    "Is there a {subject} in this image? {edited} Answer Yes or No.",
+    wants_yes=False,
+)
+_SAME: Final = Question(
+    "identity",
+    "Is the second image the same as the first? Before: {reference} After: {edited} Answer Yes or No.",
+    wants_yes=True,
+)
+
+DEFAULT: Final = (_EDIT, _IDENTITY)
+BY_CATEGORY: Final = {
+    "remove": (_STILL_THERE, _IDENTITY),
+    "nothing": (_SAME,),
+}
+"""Categories that do not use `DEFAULT`. Removal asks about the edited image alone; doing nothing asks only for identity."""
+
+
+def questions_for(category: str, instruction: str, subject: str) -> tuple[Question, ...]:
+    """The questions about one edit, with the words filled in and the image places `{reference}`, `{edited}` kept."""
+    return tuple(
+        Question(
+            template.kind,
+            template.prompt.replace("{instruction}", instruction).replace("{subject}", subject),
+            template.wants_yes,
+        )
+        for template in BY_CATEGORY.get(category, DEFAULT)
+    )

@@ -1,0 +1,80 @@
+"""The paper as pure functions: tensors and velocity fields in, tensors out.
+
+Knows torch and `nopair.types`. Refuses to know models, tokens, files, devices, optimisers and where randomness comes
+from. Everything takes any batch size, and a sample's result does not depend on the others in its batch.
+
+| Equation (docs/method.md)            | Function               | File         |
+|--------------------------------------|------------------------|--------------|
+| 1  noising                           | `interpolate`          | flow.py      |
+| 2  velocity                          | `velocity_target`      |              |
+| 3  clean estimate                    | `to_x0`                |              |
+| 4  guidance                          | `guided`               |              |
+| 5  time shift                        | `shift_time`           |              |
+| 6  schedule                          | `levels`               |              |
+| 7  few-step generation               | `rollout`              | rollout.py   |
+| 8  unrolled generator (training)     | `training_levels`      |              |
+| 9  sampler (everything else)         | `sampler_levels`       |              |
+| 10 log-odds of the right answer      | `right_minus_wrong`    | verdict.py   |
+| 11 judge loss                        | `judge_loss`           |              |
+| 12 full-vocabulary ablation          | `full_vocabulary_loss` |              |
+| 13 temperature ramp                  | `ramp`                 |              |
+| 14 flow matching (warm-up, fake)     | `flow_matching_loss`, `denoising_loss` | matching.py |
+| 15 times of the score queries        | `query_times`          |              |
+| 16 score gap                         | `score_gap`, `gap_at`  |              |
+| 17 normaliser                        | `per_sample`, `per_pixel` |           |
+| 18 surrogate                         | `surrogate_loss`       |              |
+| 19 DMD                               | `dmd_loss`             |              |
+| 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
+| 21 do-nothing                        | `reference_loss`, `does_nothing` | objective.py |
+| 22 total                             | `student_losses`       |              |
+"""
+
+from nopair.method.flow import guided, interpolate, levels, shift_time, to_x0, velocity_target
+from nopair.method.matching import (
+    Normaliser,
+    decoupled_dmd_loss,
+    denoising_loss,
+    dmd_loss,
+    flow_matching_loss,
+    gap_at,
+    per_pixel,
+    per_sample,
+    query_times,
+    score_gap,
+    surrogate_loss,
+)
+from nopair.method.objective import StudentLosses, Weights, does_nothing, reference_loss, student_losses
+from nopair.method.rollout import rollout, sampler_levels, training_levels
+from nopair.method.verdict import full_vocabulary_loss, judge_loss, ramp, right_minus_wrong
+
+__all__ = [
+    "Normaliser",
+    "StudentLosses",
+    "Weights",
+    "decoupled_dmd_loss",
+    "denoising_loss",
+    "dmd_loss",
+    "does_nothing",
+    "flow_matching_loss",
+    "full_vocabulary_loss",
+    "gap_at",
+    "guided",
+    "interpolate",
+    "judge_loss",
+    "levels",
+    "per_pixel",
+    "per_sample",
+    "query_times",
+    "ramp",
+    "reference_loss",
+    "right_minus_wrong",
+    "rollout",
+    "sampler_levels",
+    "score_gap",
+    "shift_time",
+    "student_losses",
+    "surrogate_loss",
+    "to_x0",
+    "training_levels",
+    "velocity_target",
+]

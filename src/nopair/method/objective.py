@@ -1,0 +1,87 @@
+"""The student's objective: Eq. 21-22 of docs/method.md, and the do-nothing rule.
+
+The do-nothing rule: for a record of category `nothing` the right output is the reference, and all that the student is
+told must say so. Its edited caption is its caption (so the teacher pulls towards images like the reference), the judge
+is asked one question, whether the two images are the same, and Eq. 21 may say it once more in latents. Asking whether
+such an "edit" was carried out would call identical images a failure while another term asks for them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nopair.errors import DataError
+from nopair.method.flow import at_least_fp32
+from nopair.types import EditBatch
+
+NOTHING = "nothing"
+"""The category whose right output is the reference."""
+
+
+def does_nothing(batch: EditBatch) -> Bool[Tensor, "b"]:
+    """Which samples ask for the reference itself. On the CPU.
+
+    Raises DataError if one of them has an edited caption other than its caption: it would be told two different things.
+    """
+    for index, category in enumerate(batch.categories):
+        if category == NOTHING and batch.edited_captions[index] != batch.captions[index]:
+            raise DataError(
+                f"record '{batch.instructions[index]}' has category '{NOTHING}' but its edited caption "
+                f"'{batch.edited_captions[index]}' is not its caption; make the two equal"
+            )
+    return torch.tensor([category == NOTHING for category in batch.categories], dtype=torch.bool)
+
+
+def reference_loss(
+    x0: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"], nothing: Bool[Tensor, "b"]
+) -> Float[Tensor, "b"]:
+    """Eq. 21: for do-nothing samples the mean squared distance of output and reference latents, for others 0."""
+    distance = (at_least_fp32(x0) - reference.detach()).square().mean(dim=(1, 2, 3))
+    return torch.where(nothing, distance, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """λ of each term; the only-judge and only-DMD ablations are weights of 0.
+
+    Raises ValueError unless all are >= 0 and one is > 0.
+    """
+
+    judge: float
+    dmd: float
+    reference: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = (self.judge, self.dmd, self.reference)
+        if not all(value >= 0 for value in values) or not any(values):
+            raise ValueError(f"loss weights must be >= 0 and one of them > 0, not {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class StudentLosses:
+    """The unweighted terms per sample and the scalar to differentiate."""
+
+    judge: Float[Tensor, "b"]
+    dmd: Float[Tensor, "b"]
+    reference: Float[Tensor, "b"]
+    total: Float[Tensor, ""]
+
+    def metrics(self) -> dict[str, float]:
+        """Batch means of the terms and the total, in one transfer from the device."""
+        means = torch.stack([self.judge.mean(), self.dmd.mean(), self.reference.mean(), self.total]).detach().tolist()
+        return dict(zip(("judge", "dmd", "reference", "total"), means, strict=True))
+
+
+def student_losses(
+    weights: Weights, judge: Float[Tensor, "b"], dmd: Float[Tensor, "b"], reference: Float[Tensor, "b"]
+) -> StudentLosses:
+    """Eq. 22: L = mean over the batch of λ_judge L_judge + λ_dmd L_dmd + λ_reference L_reference.
+
+    A term whose weight is 0 is left out of the graph, so its models are spared a backward pass and a non-finite value
+    in it is reported but does no harm. Pass zeros for a term that was not computed.
+    """
+    weighted = ((weights.judge, judge), (weights.dmd, dmd), (weights.reference, reference))
+    total = torch.stack([weight * term.mean() for weight, term in weighted if weight > 0]).sum()
+    return StudentLosses(judge, dmd, reference, total)

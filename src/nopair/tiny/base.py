@@ -1,0 +1,176 @@
+"""Pretraining of the tiny text-to-image base: a Z-Image transformer and its Qwen3 text encoder, flow matching on captions.
+
+The text encoder is trained along, with a language-modelling loss over captions and instructions, because nothing
+pretrained can be had at this size; afterwards it is frozen, as in any base.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from nopair.tiny.optim import MuonAdamW
+from nopair.tiny.words import any_edit
+from nopair.world.edits import random_scene
+from nopair.world.render import render_batch
+from nopair.world.scenes import Scene, caption
+
+LATENT_CHANNELS: Final = 4
+TEXT_WIDTH: Final = 128
+SHIFT: Final = 3.0
+"""Timestep shift written into the base's scheduler."""
+
+
+def new_transformer() -> ZImageTransformer2DModel:
+    """64 image tokens of 8x8 pixels, 2.1M parameters, random weights."""
+    return ZImageTransformer2DModel(
+        all_patch_size=(2,),
+        all_f_patch_size=(1,),
+        in_channels=LATENT_CHANNELS,
+        dim=128,
+        n_layers=5,
+        n_refiner_layers=1,
+        n_heads=4,
+        n_kv_heads=4,
+        cap_feat_dim=TEXT_WIDTH,
+        axes_dims=[8, 12, 12],
+        axes_lens=[256, 64, 64],
+    )
+
+
+def new_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """Three Qwen3 layers; the base reads the states before the last one, as Z-Image does."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            head_dim=32,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+
+
+def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler stock pipelines read the shift from."""
+    return FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSettings:
+    """`batch` scenes a step; peak learning rates of the matrices (Muon) and of all else (AdamW); share of empty captions."""
+
+    steps: int = 4000
+    batch: int = 48
+    lr: float = 2e-3
+    other_lr: float = 1.5e-3
+    caption_dropout: float = 0.1
+    ema: float = 0.998
+    seed: int = 1
+
+
+class BasePhase:
+    """Flow matching of the transformer and next-token prediction of the text encoder, on the whole world."""
+
+    name = "base"
+
+    def __init__(self, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast, settings: BaseSettings) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.steps = settings.steps
+        self.vae = vae.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.transformer = new_transformer()
+        self.text_encoder = new_text_encoder(tokenizer)
+        self.models = nn.ModuleDict({"transformer": self.transformer, "text_encoder": self.text_encoder})
+        self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
+        self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
+
+    def step(self, index: int) -> dict[str, float]:
+        """One optimizer step on fresh scenes; all randomness comes from (seed, index)."""
+        settings = self.settings
+        rng = random.Random(f"{settings.seed}/base/{index}")
+        noise_source = torch.Generator().manual_seed(rng.getrandbits(60))
+        scenes = [_scene(rng) for _ in range(settings.batch)]
+        captions = ["" if rng.random() < settings.caption_dropout else caption(scene) for scene in scenes]
+        latents = self._encode(scenes)
+        features, text_loss = self._read(captions, [any_edit(rng).instruction for _ in range(settings.batch)])
+
+        t = torch.sigmoid(torch.randn(settings.batch, generator=noise_source) * 1.2 + 0.4)
+        noise = torch.randn(latents.shape, generator=noise_source)
+        noisy = torch.lerp(latents, noise, t.view(-1, 1, 1, 1))
+        out = self.transformer(list(noisy.unsqueeze(2).unbind()), 1 - t, features, return_dict=False)[0]
+        velocity = -torch.stack(out).squeeze(2)
+        loss = (velocity - (noise - latents)).square().mean()
+
+        norm = self.optimizer.step(loss + 0.1 * text_loss, _schedule(index, settings.steps))
+        self._update_ema(index)
+        return {"loss": loss.item(), "text_loss": text_loss.item(), "grad_norm": norm}
+
+    def _encode(self, scenes: list[Scene]) -> Float[Tensor, "b c h w"]:
+        with torch.no_grad():
+            mode = self.vae.encode(render_batch(scenes) * 2 - 1).latent_dist.mode()
+        return mode * self.vae.config["scaling_factor"]
+
+    def _read(self, captions: list[str], instructions: list[str]) -> tuple[list[Float[Tensor, "token d"]], Tensor]:
+        """Features of the captions, unpadded, and the language-modelling loss over captions and instructions."""
+        tokens, mask = self._tokens(captions + instructions)
+        output = self.text_encoder(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
+        targets = tokens.masked_fill(mask == 0, -100)[:, 1:]
+        text_loss = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
+        states = output.hidden_states[-2]
+        return [states[i, mask[i].bool()] for i in range(len(captions))], text_loss
+
+    def _tokens(self, prompts: list[str]) -> tuple[Int[Tensor, "b token"], Int[Tensor, "b token"]]:
+        texts = [
+            self.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False)
+            for prompt in prompts
+        ]
+        encoded = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        return encoded["input_ids"], encoded["attention_mask"]
+
+    def _update_ema(self, index: int) -> None:
+        decay = min(self.settings.ema, (1 + index) / (10 + index))
+        for name, value in self.models.state_dict().items():
+            self.ema[name].lerp_(value, 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"models": self.models.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.models.load_state_dict(state["models"])
+        self.ema = state["ema"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def finish(self) -> tuple[ZImageTransformer2DModel, Qwen3ForCausalLM]:
+        """The models with their averaged weights."""
+        self.models.load_state_dict(self.ema)
+        return self.transformer.eval(), self.text_encoder.eval()
+
+
+def _scene(rng: random.Random) -> Scene:
+    # Removals leave empty scenes, so the base must know them too.
+    return random_scene(rng, least=0 if rng.random() < 0.25 else 1, most=3)
+
+
+def _schedule(index: int, steps: int) -> float:
+    """Learning-rate factor: short warm-up, then cosine to 2 %."""
+    return min(1.0, (index + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * index / steps)))
+
+

@@ -1,0 +1,242 @@
+"""Pretraining of the tiny judge: a LLaVA-OneVision model on labelled cases.
+
+Answers alone leave such a model on a plateau for thousands of steps. So at every patch of the attempt a linear head, dropped
+afterwards, must tell what the reference shows there, what the right result would show there, and whether this patch speaks
+for the answer. Comparing is then learnt from 64 labels per question, and answering only has to gather them.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from nopair.judges.llava_onevision import LlavaOnevisionJudge
+from nopair.judges.preprocess import Preprocess
+from nopair.tiny.cases import PATCH, Case, make_case, view
+from nopair.tiny.optim import MuonAdamW
+from nopair.tiny.words import IMAGE
+from nopair.world.scenes import SIZE
+
+WIDTH: Final = 128
+_KINDS_OF_EVIDENCE: Final = ("edit", "identity", "presence")
+_COARSE: Final = 2
+"""A patch's colours are told on a grid of this side."""
+_COLOURS: Final = 3 * _COARSE**2
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditionalGeneration:
+    """A SigLIP tower of 2 layers on 8x8 patches and a Qwen2 language model of 4 layers, random weights."""
+    vision = SiglipVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=PATCH,
+        vision_use_head=False,
+    )
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+            video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+            vision_aspect_ratio="anyres_max_9",
+            image_grid_pinpoints=[[SIZE, SIZE]],
+            tie_word_embeddings=False,
+        )
+    )
+
+
+def new_processor() -> LlavaOnevisionImageProcessorPil:
+    """The family's image processor at the tiny size."""
+    return LlavaOnevisionImageProcessorPil(
+        size={"height": SIZE, "width": SIZE},
+        image_grid_pinpoints=[[SIZE, SIZE]],
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """`batch` attempts a step (one or two questions each); peak learning rates; weights of the aids."""
+
+    steps: int = 3000
+    batch: int = 24
+    lr: float = 2e-3
+    other_lr: float = 1e-3
+    evidence: float = 1.0
+    recall: float = 4.0
+    ema: float = 0.998
+    seed: int = 2
+
+
+class JudgePhase:
+    """Cross-entropy of the answers and of the evidence."""
+
+    name = "judge"
+
+    def __init__(self, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast, settings: JudgeSettings) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.steps = settings.steps
+        self.vae = vae.requires_grad_(False).eval()
+        self.model = new_model(tokenizer)
+        self.head = nn.Linear(WIDTH, len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS)
+        self.models = nn.ModuleDict({"model": self.model, "evidence_head": self.head})
+        self.judge = LlavaOnevisionJudge(self.model, tokenizer, Preprocess.of(new_processor(), SIZE))
+        self.yes_id, self.no_id = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
+        self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
+        self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
+
+    def step(self, index: int) -> dict[str, float]:
+        """One optimizer step on fresh cases; all randomness comes from (seed, index)."""
+        rng = random.Random(f"{self.settings.seed}/judge/{index}")
+        groups = [group for _ in range(self.settings.batch) if (group := make_case(rng, _generator(rng)))]
+        logits, evidence, recalled = self.read(groups, rng)
+        cases = [case for group in groups for case in group]
+        answers = torch.tensor([self.yes_id if case.answer_yes else self.no_id for case in cases])
+        answer_loss = F.cross_entropy(logits, answers)
+        marks = torch.stack([case.evidence for case in cases]).flatten(1).float()
+        evidence_loss = F.binary_cross_entropy_with_logits(evidence, marks, pos_weight=torch.tensor(2.0))
+        compared = torch.tensor(["{reference}" in case.question.prompt for case in cases])
+        shown = torch.cat([_coarse(cases, "reference"), _coarse(cases, "target")], dim=2)
+        recall_loss = (recalled - shown)[compared].square().mean()
+        loss = answer_loss + self.settings.evidence * evidence_loss + self.settings.recall * recall_loss
+        norm = self.optimizer.step(loss, _schedule(index, self.steps))
+        decay = min(self.settings.ema, (1 + index) / (10 + index))
+        for name, value in self.models.state_dict().items():
+            self.ema[name].lerp_(value, 1 - decay)
+        right = ((logits[:, self.yes_id] > logits[:, self.no_id]) == (answers == self.yes_id)).float().mean()
+        return {
+            "loss": answer_loss.item(),
+            "evidence": evidence_loss.item(),
+            "recall": recall_loss.item(),
+            "accuracy": right.item(),
+            "grad_norm": norm,
+        }
+
+    def read(
+        self, groups: Sequence[tuple[Case, ...]], rng: random.Random
+    ) -> tuple[Float[Tensor, "row vocabulary"], Float[Tensor, "row patch"], Float[Tensor, "row patch colour"]]:
+        """Answer logits, evidence logits and recalled colours for every case of every group; a group shares its images."""
+        batch = len(groups)
+        before = torch.stack([group[0].reference for group in groups])
+        attempts = torch.stack([group[0].attempt for group in groups])
+        attempts = view(rng, _generator(rng), attempts, self._painter(rng))
+        features = self.judge.image_features(torch.cat([attempts, before]))
+        rows, order, heads = [], [], []
+        for i, group in enumerate(groups):
+            for case in group:
+                rows.append(self.judge.encode_prompt(case.question.prompt))
+                alone = "{reference}" not in case.question.prompt
+                order.extend([i] if alone else [batch + i, i])
+                heads.append(2 if alone else _KINDS_OF_EVIDENCE.index(case.question.kind))
+        states = _hidden(self.judge, rows, features[torch.tensor(order)])
+        # The attempt is the last image of every prompt; words after it are the same in all.
+        after_image = len(rows[0]) - 1 - max(i for i, token in enumerate(rows[0]) if token == self._image_id)
+        patches = (SIZE // PATCH) ** 2
+        end = states.shape[1] - after_image - 1
+        marks = self.head(states[:, end - patches : end])
+        chosen = marks[torch.arange(len(rows)), :, torch.tensor(heads)]
+        recalled = marks[:, :, len(_KINDS_OF_EVIDENCE) :]
+        return self.model.lm_head(states[:, -1]).float(), chosen.float(), recalled.float()
+
+    @property
+    def _image_id(self) -> int:
+        return self.model.config.image_token_id
+
+    def _painter(self, rng: random.Random) -> Callable[[Tensor], Tensor]:
+        """The autoencoder's round trip with latents slightly off, as an editor's are."""
+        source = _generator(rng)
+        return lambda pixels: paint(self.vae, pixels, source, rng.choice((0.0, 0.0, 0.05, 0.15)))
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"models": self.models.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.models.load_state_dict(state["models"])
+        self.ema = state["ema"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def finish(self) -> LlavaOnevisionForConditionalGeneration:
+        """The model with its averaged weights."""
+        self.models.load_state_dict(self.ema)
+        return self.model.eval()
+
+
+def paint(
+    vae: AutoencoderKL, pixels: Float[Tensor, "batch 3 height width"], source: torch.Generator, noise: float
+) -> Float[Tensor, "batch 3 height width"]:
+    """Encode, disturb the latents by `noise` of their own spread, decode; RGB in [0, 1]."""
+    with torch.no_grad():
+        latents = vae.encode(pixels * 2 - 1).latent_dist.mode()
+        latents = latents + noise * latents.std() * torch.randn(latents.shape, generator=source)
+        return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+
+
+def _coarse(cases: Sequence[Case], name: str) -> Float[Tensor, "row patch colour"]:
+    """Colours of every patch of the reference or the target, averaged on a coarse grid within the patch."""
+    pixels = torch.stack([getattr(case, name) for case in cases])
+    pooled = F.avg_pool2d(pixels, PATCH // _COARSE)
+    return F.unfold(pooled, _COARSE, stride=_COARSE).transpose(1, 2)
+
+
+def _generator(rng: random.Random) -> torch.Generator:
+    return torch.Generator().manual_seed(rng.getrandbits(60))
+
+
+def _hidden(
+    judge: LlavaOnevisionJudge, rows: Sequence[Sequence[int]], shown: Float[Tensor, "image token d"]
+) -> Float[Tensor, "row token d"]:
+    """Last hidden states of the language model, rows padded on the left."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[judge.tokenizer.pad_token_id] * (longest - len(row)) + list(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(longest) >= longest - lengths[:, None]
+    return judge.model.model(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=[shown.flatten(0, 1)])},
+        use_cache=False,
+    ).last_hidden_state
+
+
+def _schedule(index: int, steps: int) -> float:
+    """Learning-rate factor: short warm-up, then cosine to 2 %."""
+    return min(1.0, (index + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * index / steps)))

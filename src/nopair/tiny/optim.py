@@ -1,0 +1,47 @@
+"""One optimizer for pretraining: Muon for hidden matrices, AdamW for embeddings, gains and the rest (both from torch)."""
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+CLIP: Final = 1.0
+_NOT_HIDDEN: Final = ("embed", "lm_head", "final_layer", "x_embedder", "t_embedder", "newline", "adaLN")
+"""Names of matrices that map from or to something other than hidden states; Muon is not meant for them."""
+
+
+class MuonAdamW:
+    """Backward, clipping and both updates in one call."""
+
+    def __init__(self, model: nn.Module, lr: float, other_lr: float) -> None:
+        hidden: list[Tensor] = []
+        other: list[Tensor] = []
+        for name, parameter in model.named_parameters():
+            is_hidden = parameter.ndim == 2 and not any(word in name for word in _NOT_HIDDEN)
+            (hidden if is_hidden else other).append(parameter)
+        self.parameters = hidden + other
+        self.lrs = (lr, other_lr)
+        self.optimizers = (
+            torch.optim.Muon(hidden, lr=lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(other, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0),
+        )
+
+    def step(self, loss: Tensor, factor: float) -> float:
+        """Update with the learning rates times `factor`. Returns the gradient norm before clipping."""
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP, error_if_nonfinite=True)
+        for optimizer, lr in zip(self.optimizers, self.lrs, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of both optimizers."""
+        return {"muon": self.optimizers[0].state_dict(), "adamw": self.optimizers[1].state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.optimizers[0].load_state_dict(state["muon"])
+        self.optimizers[1].load_state_dict(state["adamw"])

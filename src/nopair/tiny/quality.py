@@ -1,0 +1,155 @@
+"""What the model cards say: measured quality of the tiny checkpoints, on scenes drawn with seeds that training never uses."""
+
+import math
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nopair.backbones.base import Backbone
+from nopair.judges.base import Judge
+from nopair.method.flow import guided, levels
+from nopair.tiny.cases import KINDS, Case, make_case
+from nopair.tiny.words import any_edit
+from nopair.types import Text
+from nopair.world.edits import random_scene
+from nopair.world.oracle import REALISM_FULL, REALISM_NONE
+from nopair.world.parse import parse
+from nopair.world.render import render_batch
+from nopair.world.scenes import SIZE, Scene, Thing, caption
+
+SEED: Final = 990_000
+BATCH: Final = 32
+DESCRIBED: Final = ("shape", "colour", "texture", "size")
+
+
+def scenes(count: int, seed: int = SEED) -> list[Scene]:
+    """Random scenes of one to three things."""
+    rng = random.Random(seed)
+    return [random_scene(rng) for _ in range(count)]
+
+
+@torch.no_grad()
+def reconstruction_psnr(backbone: Backbone, count: int = 128) -> float:
+    """Peak signal-to-noise ratio in dB of encode and decode, from the mean squared error over all images."""
+    pixels = render_batch(scenes(count))
+    decoded = torch.cat([_round_trip(backbone, chunk) for chunk in pixels.split(BATCH)])
+    return -10 * math.log10(float((decoded - pixels).square().mean()))
+
+
+def _round_trip(backbone: Backbone, pixels: Tensor) -> Tensor:
+    return backbone.decode_latents(backbone.encode_image(pixels)).clamp(0, 1)
+
+
+@torch.no_grad()
+def sample_base(
+    backbone: Backbone, prompts: list[str], *, guidance: float, steps: int, seed: int
+) -> Float[Tensor, "batch 3 height width"]:
+    """Euler sampling of the text-to-image base with guidance; pixels in [0, 1]."""
+    text, empty = backbone.encode_text(prompts), backbone.encode_text([""])
+    negative = Text(empty.features.expand(len(prompts), -1, -1), empty.lengths * len(prompts))
+    x = torch.randn(len(prompts), *backbone.latent_shape(SIZE, SIZE), generator=torch.Generator().manual_seed(seed))
+    times = [*levels(steps, backbone.shift).tolist(), 0.0]
+    scale = torch.full((len(prompts),), guidance)
+    for now, after in zip(times, times[1:], strict=False):
+        t = torch.full((len(prompts),), now)
+        velocity = guided(backbone.velocity(x, t, text), backbone.velocity(x, t, negative), scale)
+        x = x + (after - now) * velocity
+    return backbone.decode_latents(x).clamp(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseQuality:
+    """Shares in [0, 1]: attributes of things right, pattern and colour of backgrounds right, whole captions right; realism."""
+
+    attributes: float
+    backgrounds: float
+    captions: float
+    realism: float
+
+
+def base_quality(backbone: Backbone, *, count: int = 96, guidance: float = 3.0, steps: int = 20) -> BaseQuality:
+    """The oracle's reading of samples against the captions they were sampled from."""
+    wanted = scenes(count, SEED + 1)
+    prompts = [caption(scene) for scene in wanted]
+    chunks = range(0, count, BATCH)
+    images = torch.cat(
+        [sample_base(backbone, prompts[i : i + BATCH], guidance=guidance, steps=steps, seed=i) for i in chunks]
+    )
+    found = parse(images)
+    rendered = render_batch(found)
+    distance = (images - rendered).square().mean(dim=(1, 2, 3)).sqrt()
+    realism = ((REALISM_NONE - distance) / (REALISM_NONE - REALISM_FULL)).clamp(0, 1).mean()
+    shares = [_share(a.at(cell), b.at(cell)) for a, b in zip(wanted, found, strict=True) for cell in range(4)]
+    attributes = [share for share in shares if share is not None]
+    grounds = [
+        (a.background.colour, a.background.pattern) == (b.background.colour, b.background.pattern)
+        for a, b in zip(wanted, found, strict=True)
+    ]
+    whole = [caption(a) == caption(b) for a, b in zip(wanted, found, strict=True)]
+    return BaseQuality(
+        sum(attributes) / len(attributes), sum(grounds) / count, sum(whole) / count, float(realism)
+    )
+
+
+def _share(wanted: Thing | None, found: Thing | None) -> float | None:
+    """Share of described attributes right in one cell; an unwanted thing counts 0, an empty cell that should be empty not."""
+    if wanted is None:
+        return None if found is None else 0.0
+    if found is None:
+        return 0.0
+    return sum(getattr(wanted, name) == getattr(found, name) for name in DESCRIBED) / len(DESCRIBED)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeQuality:
+    """Accuracy in [0, 1], overall and by (category, question, kind of attempt), with the number of questions asked."""
+
+    accuracy: float
+    by_group: dict[tuple[str, str, str], tuple[float, int]]
+
+    def by(self, axis: int) -> dict[str, float]:
+        """Accuracy along one axis: 0 category, 1 question, 2 kind of attempt."""
+        right: dict[str, float] = defaultdict(float)
+        asked: dict[str, int] = defaultdict(int)
+        for key, (accuracy, count) in self.by_group.items():
+            right[key[axis]] += accuracy * count
+            asked[key[axis]] += count
+        return {name: right[name] / asked[name] for name in asked}
+
+
+def judge_quality(judge: Judge, backbone: Backbone, count: int = 1200) -> JudgeQuality:
+    """Accuracy on attempts of all kinds, two of three seen through the backbone's autoencoder."""
+    rng = random.Random(SEED + 2)
+    source = torch.Generator().manual_seed(SEED)
+    groups: list[tuple[Case, ...]] = []
+    kinds = list(KINDS)
+    while len(groups) < count:
+        group = make_case(rng, source, kinds[len(groups) % len(kinds)], any_edit(rng))
+        if group:
+            groups.append(group)
+    right: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
+    for start in range(0, count, BATCH):
+        _ask(judge, backbone, groups[start : start + BATCH], right)
+    answers = [answer for row in right.values() for answer in row]
+    by_group = {key: (sum(row) / len(row), len(row)) for key, row in sorted(right.items())}
+    return JudgeQuality(sum(answers) / len(answers), by_group)
+
+
+@torch.no_grad()
+def _ask(
+    judge: Judge, backbone: Backbone, groups: list[tuple[Case, ...]], right: dict[tuple[str, str, str], list[bool]]
+) -> None:
+    before = torch.stack([group[0].reference for group in groups])
+    attempts = torch.stack([group[0].attempt for group in groups])
+    painted = torch.tensor([i % 3 < 2 for i in range(len(groups))]).view(-1, 1, 1, 1)
+    attempts = torch.where(painted, _round_trip(backbone, attempts), attempts)
+    odds = judge.yes_minus_no(before, attempts, [[case.question for case in group] for group in groups])
+    for i, group in enumerate(groups):
+        for j, case in enumerate(group):
+            kind = "presence" if case.question.kind == "edit" and not case.question.wants_yes else case.question.kind
+            right[case.category, kind, case.kind].append(bool((odds[i, j] > 0) == case.answer_yes))

@@ -1,0 +1,324 @@
+"""The two phases of NP-Edit: warm-up (copy the reference) and training without pairs (judge and teacher)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from PIL.Image import Image
+from torch import Tensor
+
+from nopair.backbones.roles import Role, Roles
+from nopair.config import EditPhaseConfig, GuardConfig, PhaseConfig, Recipe
+from nopair.data.loader import Source
+from nopair.judges.base import Judge
+from nopair.judges.questions import questions_for
+from nopair.method.flow import guided
+from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pixel, per_sample, query_times
+from nopair.method.objective import StudentLosses, Weights, does_nothing, reference_loss, student_losses
+from nopair.method.rollout import rollout, training_levels
+from nopair.method.verdict import judge_loss, ramp
+from nopair.training.optim import Ema, GuardedStep, accumulate, learning_rate
+from nopair.training.phase import State, generator
+from nopair.training.sampling import Sampler
+from nopair.types import EditBatch, Text
+
+NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per_pixel}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What both phases work with. `levels` is the sampler's schedule; `sampler` draws the sample grids."""
+
+    recipe: Recipe
+    roles: Roles
+    judge: Judge
+    source: Source
+    levels: Float[Tensor, " step"]
+    sampler: Sampler
+
+
+class _Trained:
+    """A role with its optimiser: what one `GuardedStep` and one learning-rate schedule act on."""
+
+    def __init__(self, roles: Roles, role: Role, phase: str, config: PhaseConfig, lr: float, guard: GuardConfig) -> None:
+        self.parameters = roles.trainable(role)
+        self._config, self._lr = config, lr
+        optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self._guarded = GuardedStep(
+            optimiser,
+            label=f"{phase} {role}",
+            clip=config.clip,
+            spike=guard.max_grad_norm_spike,
+            max_skipped=guard.max_skipped,
+        )
+
+    def step(self, loss: float, index: int) -> dict[str, float]:
+        """Apply the gradients that are there; metrics."""
+        config = self._config
+        lr = learning_rate(
+            index,
+            peak=self._lr,
+            warmup_steps=config.lr_warmup_steps,
+            total_steps=config.steps,
+            final_fraction=config.lr_final_fraction,
+        )
+        outcome = self._guarded.step(loss, lr=lr, index=index)
+        return {"grad_norm": outcome.grad_norm, "lr": outcome.lr, "skipped": float(self._guarded.skipped)}
+
+    def state(self) -> State:
+        return {
+            "parameters": {name: value.detach() for name, value in self.parameters.items()},
+            "step": self._guarded.state(),
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: State) -> None:
+        if state["parameters"].keys() != self.parameters.keys():
+            raise ValueError("the checkpoint holds other parameters")
+        for name, value in self.parameters.items():
+            value.copy_(state["parameters"][name])
+        self._guarded.load_state(state["step"])
+
+
+@final
+class WarmupPhase:
+    """Flow matching onto the reference image itself, given as clean tokens: the student learns to copy."""
+
+    name = "warmup"
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._config = parts.recipe.warmup
+        self.steps = self._config.steps
+        self.begin()
+
+    def begin(self) -> None:
+        recipe = self._parts.recipe
+        self._student = _Trained(self._parts.roles, "student", self.name, self._config, self._config.lr, recipe.guard)
+        self._ema = Ema(self._student.parameters, self._config.ema)
+
+    def step(self, index: int) -> dict[str, float]:
+        losses = (self._loss(piece) for piece in _pieces(self._config, index))
+        loss = accumulate(losses, self._config.accumulate)
+        metrics = self._student.step(loss, index)
+        self._ema.update()
+        if index + 1 == self.steps:
+            _assign(self._student.parameters, self._ema.weights())
+        return {"loss": loss} | metrics
+
+    def _loss(self, indices: Sequence[int]) -> Float[Tensor, ""]:
+        roles, seed = self._parts.roles, self._parts.recipe.seed
+        batch = self._parts.source.batch(indices)
+        student = roles.student
+        with torch.no_grad():
+            reference = student.encode_image(batch.reference)
+        text = student.encode_text(batch.instructions)
+        draws = Draws(seed, self.name, indices, reference)
+        t = query_times(draws.uniform(), 0.0, 1.0, student.shift)
+        roles.activate("student")
+        return denoising_loss(
+            reference, lambda x, time: student.velocity(x, time, text, reference), t, draws.noise()
+        ).mean()
+
+    def state(self) -> State:
+        return {"student": self._student.state(), "ema": self._ema.state()}
+
+    def load_state(self, state: State) -> None:
+        self._student.load_state(state["student"])
+        self._ema.load_state(state["ema"])
+
+    def samples(self, index: int) -> Image | None:
+        with self._ema.applied():
+            return self._parts.sampler.grid()
+
+
+@final
+class EditPhase:
+    """NP-Edit: the student's unrolled samples are judged, and matched to the teacher's distribution."""
+
+    name = "npedit"
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._config: EditPhaseConfig = parts.recipe.npedit
+        self._weights = Weights(self._config.judge_weight, self._config.dmd_weight, self._config.reference_weight)
+        self._negative = parts.roles.teacher.encode_text([self._config.negative_prompt])
+        self.steps = self._config.steps
+        self.begin()
+
+    def begin(self) -> None:
+        config, roles, guard = self._config, self._parts.roles, self._parts.recipe.guard
+        self._student = _Trained(roles, "student", self.name, config, config.lr, guard)
+        self._fake = _Trained(roles, "fake", self.name, config, config.fake_lr, guard)
+        self._ema = Ema(self._student.parameters, config.ema)
+
+    def step(self, index: int) -> dict[str, float]:
+        """One student step, then `fake_steps` fake-score steps on the samples the student has just made.
+
+        Fresh samples for every fake-score step would cost a rollout each and show the fake score the same student.
+        """
+        pieces = [_Piece.of(self._parts, self.name, indices) for indices in _pieces(self._config, index)]
+        made: list[tuple[_Piece, Float[Tensor, "b c h w"]]] = []
+        sums: dict[str, float] = {}
+        for piece in pieces:
+            x0, losses, verdict = self._student_losses(piece, index)
+            self._parts.roles.backward(losses.total / len(pieces), "student")
+            made.append((piece, x0.detach()))
+            for name, value in (losses.metrics() | verdict).items():
+                sums[name] = sums.get(name, 0.0) + value / len(pieces)
+        metrics = sums | self._student.step(sums["total"], index)
+        self._ema.update()
+        for _ in range(self._config.fake_steps):
+            metrics["fake"] = self._fake_step(made, index)
+        return metrics
+
+    def _student_losses(
+        self, piece: "_Piece", index: int
+    ) -> tuple[Float[Tensor, "b c h w"], StudentLosses, dict[str, float]]:
+        config, roles, batch = self._config, self._parts.roles, piece.batch
+        noises = torch.stack([piece.draws.noise(), piece.draws.noise()])
+        chosen = training_levels(self._parts.levels.to(noises.device), piece.draws.integers(len(self._parts.levels)) + 1)
+        x0 = rollout(
+            lambda x, t: roles.student.velocity(x, t, piece.instruction, piece.reference), noises, chosen
+        )
+        t, noise = self._query(piece), piece.draws.noise()
+        scale = torch.tensor([config.guidance.get(name, config.guidance["default"]) for name in batch.categories])
+        negative = Text(self._negative.features.expand(len(batch), -1, -1), self._negative.lengths * len(batch))
+
+        def real(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+            conditional = roles.teacher.velocity(x, time, piece.caption)
+            return guided(conditional, roles.teacher.velocity(x, time, negative), scale.to(x))
+
+        def fake(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+            return roles.fake.velocity(x, time, piece.caption)
+
+        dmd = dmd_loss(x0, real, fake, t, noise, NORMALISERS[config.normaliser])
+        judged, verdict = self._judge(piece, x0, index)
+        reference = reference_loss(x0, piece.reference, does_nothing(batch).to(x0.device))
+        return x0, student_losses(self._weights, judged, dmd, reference), verdict
+
+    def _judge(
+        self, piece: "_Piece", x0: Float[Tensor, "b c h w"], index: int
+    ) -> tuple[Float[Tensor, " b"], dict[str, float]]:
+        """Judge loss per sample, and how often the judge is content, by kind of question."""
+        batch = piece.batch
+        questions = [
+            questions_for(*words)
+            for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
+        ]
+        widest = max(map(len, questions))
+        pixels = self._parts.roles.student.decode_latents(x0)
+        odds = self._parts.judge.yes_minus_no(batch.reference, pixels, questions)
+        wants_yes = torch.tensor([[q.wants_yes for q in row] + [True] * (widest - len(row)) for row in questions])
+        asked = torch.tensor([[True] * len(row) + [False] * (widest - len(row)) for row in questions])
+        temperature = ramp(index, self._config.temperature_ramp, self._config.temperature_start)
+        loss = judge_loss(odds, wants_yes.to(odds.device), asked.to(odds.device), temperature)
+        content = ((odds.detach().cpu() > 0) == wants_yes).tolist()
+        verdict = {}
+        for kind in ("edit", "identity"):
+            passed = [
+                content[i][j] for i, row in enumerate(questions) for j, question in enumerate(row) if question.kind == kind
+            ]
+            if passed:
+                verdict[f"judge_{kind}"] = sum(passed) / len(passed)
+        return loss, verdict
+
+    def _fake_step(self, made: Sequence[tuple["_Piece", Float[Tensor, "b c h w"]]], index: int) -> float:
+        roles = self._parts.roles
+        roles.activate("fake")
+        losses = (
+            denoising_loss(
+                x0,
+                lambda x, t, piece=piece: roles.fake.velocity(x, t, piece.caption),
+                self._query(piece),
+                piece.draws.noise(),
+            ).mean()
+            for piece, x0 in made
+        )
+        loss = accumulate(losses, len(made))
+        self._fake.step(loss, index)
+        return loss
+
+    def _query(self, piece: "_Piece") -> Float[Tensor, " b"]:
+        config = self._config
+        return query_times(piece.draws.uniform(), config.query_low, config.query_high, config.query_shift)
+
+    def state(self) -> State:
+        return {"student": self._student.state(), "fake": self._fake.state(), "ema": self._ema.state()}
+
+    def load_state(self, state: State) -> None:
+        self._student.load_state(state["student"])
+        self._fake.load_state(state["fake"])
+        self._ema.load_state(state["ema"])
+
+    def samples(self, index: int) -> Image | None:
+        with self._ema.applied():
+            return self._parts.sampler.grid()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged student: what is shipped."""
+        return self._ema.weights()
+
+
+class Draws:
+    """Random numbers for samples of a batch, each from a generator of its own: sample k's do not depend on its batch."""
+
+    def __init__(self, seed: int, phase: str, indices: Sequence[int], like: Float[Tensor, "b c h w"]) -> None:
+        self._generators = [generator(seed, phase, "sample", index) for index in indices]
+        self._like = like
+
+    def noise(self) -> Float[Tensor, "b c h w"]:
+        """Standard normal, shaped like a latent."""
+        shape = self._like.shape[1:]
+        return torch.stack([torch.randn(shape, generator=source) for source in self._generators]).to(self._like)
+
+    def uniform(self) -> Float[Tensor, " b"]:
+        """Uniform in [0, 1)."""
+        return torch.cat([torch.rand(1, generator=source) for source in self._generators]).to(self._like)
+
+    def integers(self, count: int) -> Int[Tensor, " b"]:
+        """Uniform in 0 ... count - 1."""
+        drawn = [torch.randint(count, (1,), generator=source) for source in self._generators]
+        return torch.cat(drawn).to(self._like.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """One piece of a batch, encoded."""
+
+    batch: EditBatch
+    reference: Float[Tensor, "b c h w"]
+    instruction: Text
+    caption: Text
+    draws: Draws
+
+    @classmethod
+    def of(cls, parts: Parts, phase: str, indices: Sequence[int]) -> "_Piece":
+        batch = parts.source.batch(indices)
+        student = parts.roles.student
+        with torch.no_grad():
+            reference = student.encode_image(batch.reference)
+        return cls(
+            batch,
+            reference,
+            student.encode_text(batch.instructions),
+            student.encode_text(batch.edited_captions),
+            Draws(parts.recipe.seed, phase, indices, reference),
+        )
+
+
+def _pieces(config: PhaseConfig, index: int) -> Iterator[range]:
+    """Indices of the records of step `index`, in `accumulate` equal pieces."""
+    size = config.batch // config.accumulate
+    for start in range(index * config.batch, (index + 1) * config.batch, size):
+        yield range(start, start + size)
+
+
+@torch.no_grad()
+def _assign(parameters: dict[str, torch.nn.Parameter], values: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])

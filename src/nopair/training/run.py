@@ -1,0 +1,105 @@
+"""The composition root: a recipe in, a trained editor out. The only place that knows all the parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from nopair.backbones.roles import FullRoles, LoraRoles, Roles
+from nopair.backbones.zimage import ZImageBackbone
+from nopair.config import Recipe
+from nopair.editor import Editor, Settings
+from nopair.judges.base import Judge
+from nopair.judges.llava_onevision import LlavaOnevisionJudge
+from nopair.judges.questions import VERSION
+from nopair.method.flow import levels
+from nopair.training.loop import run_phases
+from nopair.training.phases import EditPhase, Parts, WarmupPhase
+from nopair.training.sampling import Sampler
+from nopair.weights import resolve
+from nopair.world.records import WorldSource
+from nopair.world.scenes import SIZE
+
+EDITOR: Final = "editor"
+"""Folder of the trained editor within a run's folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Everything a run is made of."""
+
+    recipe: Recipe
+    backbone: ZImageBackbone
+    judge: Judge
+    roles: Roles
+    warmup: WarmupPhase
+    npedit: EditPhase
+
+    def editor(self) -> Editor:
+        """The student with the averaged weights of training without pairs."""
+        return self._editor(self.npedit.weights())
+
+    def warm_editor(self) -> Editor:
+        """The student as it is now; after warm-up it copies."""
+        return self._editor({name: value.detach() for name, value in self.roles.trainable("student").items()})
+
+    def _editor(self, weights: Mapping[str, Tensor]) -> Editor:
+        transformer = self.roles.export("student", weights)
+        settings = Settings(
+            steps=self.recipe.sampling.steps,
+            shift=self.recipe.sampling.shift or self.backbone.shift,
+            height=SIZE,
+            width=SIZE,
+            questions=VERSION,
+        )
+        return Editor(self.backbone.with_transformer(transformer), settings)
+
+
+def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
+    """Load the base and the judge a recipe names and put the phases together.
+
+    Raises:
+        ModelError, JudgeError: a model cannot be used.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    backbone = ZImageBackbone.load(resolve(recipe.base.path)).to(device)
+    judge = LlavaOnevisionJudge.load(resolve(recipe.judge.path))
+    judge.model.to(device)
+    roles = _roles(recipe, backbone)
+    schedule = levels(recipe.sampling.steps, recipe.sampling.shift or backbone.shift)
+    data = recipe.data
+    chosen = {} if data.categories is None else {"categories": data.categories}
+    source = WorldSource(data.seed, held_out=False, nothing_share=data.nothing_share, **chosen)
+    shown = WorldSource(data.seed, held_out=True, nothing_share=data.nothing_share, **chosen)
+    sampler = Sampler(roles.student, shown.batch(range(recipe.logging.sample_scenes)), schedule, recipe.seed)
+    parts = Parts(recipe, roles, judge, source, schedule, sampler)
+    return Training(recipe, backbone, judge, roles, WarmupPhase(parts), EditPhase(parts))
+
+
+def _roles(recipe: Recipe, backbone: ZImageBackbone) -> Roles:
+    if recipe.base.roles == "full":
+        return FullRoles.of(backbone)
+    lora = recipe.base.lora
+    return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed)
+
+
+def train(recipe: Recipe, *, resume: bool) -> None:
+    """Run a recipe and write the editor to `<output>/editor`.
+
+    Raises:
+        NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
+    """
+    console = Console()
+    training = compose(recipe)
+    directory = Path(recipe.output)
+    phases = (training.warmup, training.npedit)
+    run_phases(
+        phases, recipe=recipe, directory=directory, resume="latest" if resume else None, console=console
+    )
+    training.editor().save(directory / EDITOR)
+    console.print(f"the editor is in {directory / EDITOR}")

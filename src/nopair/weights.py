@@ -1,0 +1,44 @@
+"""Where model folders are: paths, and the short names of the models that come with nopair."""
+
+import importlib.resources
+from pathlib import Path
+from typing import Final
+
+from nopair.errors import ModelError
+
+PREFIX: Final = "tiny:"
+PARTS: Final = ("base", "judge", "editor")
+
+
+def packaged() -> Path:
+    """The folder within the installed package that holds the tiny models, whether or not they are there."""
+    return Path(str(importlib.resources.files("nopair"))) / "tiny" / "weights"
+
+
+def resolve(name: str) -> Path:
+    """`tiny:base`, `tiny:judge` and `tiny:editor` to the folders within the package; any other name is a path.
+
+    Raises:
+        ModelError: no tiny model of that name, or no such folder.
+    """
+    if not name.startswith(PREFIX):
+        folder = Path(name)
+        if not _exists(folder):
+            raise ModelError(
+                f"{name}: no such model folder; check the path, or use {PREFIX}editor, which comes with nopair"
+            )
+        return folder
+    part = name.removeprefix(PREFIX)
+    if part not in PARTS:
+        raise ModelError(f"{name}: no such tiny model; there are {', '.join(PREFIX + known for known in PARTS)}")
+    folder = packaged() / part
+    if not _exists(folder):
+        raise ModelError(f"{name}: is not in this installation ({folder}); build it with: nopair tiny build {part}")
+    return folder
+
+
+def _exists(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # forbidden or overlong
+        return False

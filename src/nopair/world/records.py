@@ -1,0 +1,83 @@
+"""The editor's training data: edits with the answer taken out.
+
+An `Edit` knows its target scene; an `EditRecord` has the reference image and words only. This module is the one place where
+the first becomes the second.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nopair.errors import DataError
+from nopair.types import EditBatch, EditRecord
+from nopair.world.edits import CATEGORIES, Edit, sample_edit
+from nopair.world.render import render
+from nopair.world.scenes import caption
+
+
+def to_record(edit: Edit) -> EditRecord:
+    """The reference image and the words of an edit. The target survives only as its caption."""
+    return EditRecord(
+        reference=render(edit.source),
+        instruction=edit.instruction,
+        caption=caption(edit.source),
+        edited_caption=caption(edit.target),
+        category=edit.category,
+        subject=edit.subject,
+    )
+
+
+def to_batch(records: Sequence[EditRecord]) -> EditBatch:
+    """Records of one size, stacked in order; at least one."""
+    return EditBatch(
+        reference=torch.stack([record.reference for record in records]),
+        instructions=tuple(record.instruction for record in records),
+        captions=tuple(record.caption for record in records),
+        edited_captions=tuple(record.edited_caption for record in records),
+        categories=tuple(record.category for record in records),
+        subjects=tuple(record.subject for record in records),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSource:
+    """An endless source of records; record `index` depends on the fields and `index` only.
+
+    seed: picks the stream.
+    held_out: whether records come from the combinations reserved for evaluation, or from those without any.
+    categories: drawn with equal chance; list one twice to draw it twice as often.
+    nothing_share: chance of `nothing`, if it is among the categories; the others share the rest.
+
+    Raises:
+        DataError: no category, an unknown one, or a share outside [0, 1].
+    """
+
+    seed: int
+    held_out: bool
+    categories: tuple[str, ...] = CATEGORIES
+    nothing_share: float = 0.02
+
+    def __post_init__(self) -> None:
+        unknown = [category for category in self.categories if category not in CATEGORIES]
+        if unknown or not self.categories:
+            raise DataError(f"unknown edit categories {unknown}; choose at least one of: {', '.join(CATEGORIES)}")
+        if not 0.0 <= self.nothing_share <= 1.0:
+            raise DataError(f"nothing_share must be between 0 and 1, not {self.nothing_share}")
+
+    def record(self, index: int) -> EditRecord:
+        """Record number `index`, any non-negative integer."""
+        rng = random.Random(f"records {self.seed} {self.held_out} {index}")
+        return to_record(sample_edit(rng, self._category(rng), held_out=self.held_out))
+
+    def batch(self, indices: Sequence[int]) -> EditBatch:
+        """Those records, stacked."""
+        return to_batch([self.record(index) for index in indices])
+
+    def _category(self, rng: random.Random) -> str:
+        others = [category for category in self.categories if category != "nothing"]
+        draw = rng.random()
+        if not others or ("nothing" in self.categories and draw < self.nothing_share):
+            return "nothing"
+        return rng.choice(others)

@@ -1,0 +1,90 @@
+"""A random-weight Z-Image small enough to run in milliseconds, built from configs only."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, Qwen2TokenizerFast, Qwen3Config, Qwen3Model
+
+from nopair.backbones.zimage import ZImageBackbone
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    """Byte-level, without merges: every prompt encodes, one token per byte."""
+    vocabulary = {piece: index for index, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = Qwen2TokenizerFast(tokenizer_object=tokenizer, unk_token=None, pad_token=SPECIAL[0], eos_token=SPECIAL[2])
+    fast.add_special_tokens({"additional_special_tokens": SPECIAL[1:2]})
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def tiny_backbone(seed: int) -> ZImageBackbone:
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        scaling_factor=0.7,
+        shift_factor=0.3,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    text_encoder = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=1024,
+        )
+    )
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=64,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=32,
+        axes_dims=[8, 12, 12],
+        axes_lens=[1024, 64, 64],
+    )
+    # Pad tokens start at zero; anything else shows whether they take part where they should not.
+    torch.nn.init.normal_(transformer.x_pad_token)
+    torch.nn.init.normal_(transformer.cap_pad_token)
+    return ZImageBackbone(
+        vae=vae.eval().requires_grad_(False),
+        text_encoder=text_encoder.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+        shift=3.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_backbone() -> ZImageBackbone:
+    """One for all tests that only read."""
+    return tiny_backbone(0)
+
+
+@pytest.fixture
+def backbone() -> ZImageBackbone:
+    """A fresh one, for tests that train or change it."""
+    return tiny_backbone(0)

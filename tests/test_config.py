@@ -1,0 +1,341 @@
+"""A recipe is complete, strict and frozen, survives a round trip, and every mistake in one is one clear line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from nopair.config import Recipe, Section, dump, load_recipe, parse_recipe, recipe_names
+from nopair.errors import ConfigError
+from nopair.world.edits import CATEGORIES
+
+MINIMAL = """
+name: golden
+output: runs/golden
+base: {path: tiny:base}
+judge: {path: tiny:judge}
+data: {source: world}
+warmup: {steps: 10, batch: 4, lr: 1e-4}
+npedit: {steps: 20, batch: 4, lr: 2e-5, fake_lr: 1e-4}
+"""
+
+GOLDEN = """\
+name: golden
+seed: 0
+output: runs/golden
+threads: null
+base:
+  path: tiny:base
+  roles: full
+  lora:
+    rank: 16
+    alpha: 16.0
+    targets:
+    - to_q
+    - to_k
+    - to_v
+    - to_out.0
+judge:
+  path: tiny:judge
+data:
+  source: world
+  seed: 0
+  nothing_share: 0.01
+  categories: null
+sampling:
+  steps: 4
+  shift: null
+warmup:
+  steps: 10
+  batch: 4
+  accumulate: 1
+  lr: 0.0001
+  betas:
+  - 0.9
+  - 0.999
+  weight_decay: 0.0
+  clip: 1.0
+  ema: 0.999
+  lr_warmup_steps: 0
+  lr_final_fraction: 1.0
+npedit:
+  steps: 20
+  batch: 4
+  accumulate: 1
+  lr: 2.0e-05
+  betas:
+  - 0.9
+  - 0.999
+  weight_decay: 0.0
+  clip: 1.0
+  ema: 0.999
+  lr_warmup_steps: 0
+  lr_final_fraction: 1.0
+  fake_lr: 0.0001
+  fake_steps: 3
+  judge_weight: 0.05
+  dmd_weight: 1.0
+  reference_weight: 0.0
+  guidance:
+    default: 3.0
+  normaliser: per_sample
+  query_low: 0.02
+  query_high: 0.98
+  query_shift: 1.0
+  temperature_start: 0.1
+  temperature_ramp: 0
+  negative_prompt: ''
+logging:
+  every: 10
+  samples_every: 100
+  sample_scenes: 8
+checkpoint:
+  every: 100
+  keep: 2
+guard:
+  max_grad_norm_spike: 300.0
+  max_skipped: 10
+"""
+
+
+def complaint(*overrides: str, text: str | bytes = MINIMAL) -> str:
+    """The message of the ConfigError that parsing must raise; always one line."""
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(text, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_golden() -> None:
+    assert dump(parse_recipe(MINIMAL)) == GOLDEN
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    recipe = parse_recipe(MINIMAL)
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.name = "other"
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.npedit.lr = 1.0
+
+
+def test_every_field_says_what_it_is() -> None:
+    def undescribed(section: type[Section]) -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            if not field.description or "\n" in field.description:
+                yield f"{section.__name__}.{name}"
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from undescribed(field.annotation)
+
+    assert not list(undescribed(Recipe))
+
+
+# Round trips ----------------------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+tricky = st.sampled_from(
+    ["1e-4", "no", "null", "~", "1:30", "0x1f", "010", "2026-01-01", "<<", "=", "a: b", "#", " ", "1_0"]
+)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+
+
+@given(
+    name=texts | tricky,
+    negative=texts | tricky,
+    lr=positive,
+    shift=st.none() | positive,
+    beta=st.floats(0, 1, exclude_max=True),
+    seed=st.integers(min_value=0),
+    guidance=st.dictionaries(st.sampled_from(CATEGORIES), st.floats(0, 1e9)),
+    categories=st.none() | st.lists(st.sampled_from(CATEGORIES), min_size=1),
+)
+def test_round_trip(
+    name: str,
+    negative: str,
+    lr: float,
+    shift: float | None,
+    beta: float,
+    seed: int,
+    guidance: dict[str, float],
+    categories: list[str] | None,
+) -> None:
+    """No text is read back as a number, no number loses a bit."""
+    tree = parse_recipe(MINIMAL).model_dump()
+    tree |= {"name": name, "seed": seed}
+    tree["npedit"] |= {"negative_prompt": negative, "lr": lr, "betas": (beta, 0.5)}
+    tree["npedit"]["guidance"] = guidance | {"default": 1.0}
+    tree["sampling"]["shift"] = shift
+    tree["data"]["categories"] = None if categories is None else tuple(categories)
+    recipe = Recipe.model_validate(tree)
+    assert recipe.name == name
+    assert parse_recipe(dump(recipe)) == recipe
+
+
+def test_overrides_do_what_the_same_edit_of_the_file_does() -> None:
+    edited = MINIMAL.replace("lr: 2e-5", "lr: 3.5e-6").replace("name: golden", "name: other")
+    assert parse_recipe(MINIMAL, ["npedit.lr=3.5e-6", "name=other"]) == parse_recipe(edited)
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1E-4", "+1e-4", "0.0001", ".0001", "1.e-4", "1.0e-4", "10e-5"])
+def test_every_way_to_write_a_number(written: str) -> None:
+    assert parse_recipe(MINIMAL, [f"npedit.lr={written}"]).npedit.lr == 1e-4
+
+
+def test_overrides_of_lists_names_and_nothing() -> None:
+    recipe = parse_recipe(
+        MINIMAL,
+        ["data.categories=[add, move]", "npedit.guidance.remove=7.5", "sampling.shift=6", "sampling.shift=null"],
+    )
+    assert recipe.data.categories == ("add", "move")
+    assert recipe.npedit.guidance == {"default": 3.0, "remove": 7.5}
+    assert recipe.sampling.shift is None
+    assert parse_recipe(MINIMAL, ["name=a=b"]).name == "a=b"
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("npedit.lrr=1e-4", "npedit.lr"),
+        ("npedit.normalizer=per_pixel", "npedit.normaliser"),
+        ("warmpu.batch=3", "warmup.batch"),
+        ("train.fake_lr=1e-4", "npedit.fake_lr"),
+        ("fake_steps=2", "npedit.fake_steps"),
+        ("base.lora.rnak=2", "base.lora.rank"),
+        ("npedit.lr.x=1", "npedit.lr"),
+        ("npedit.betas.0=0.5", "npedit.betas"),
+        ("threds=2", "threads"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(override: str, nearest: str) -> None:
+    message = complaint(override)
+    assert f"unknown key {override.partition('=')[0]}" in message
+    assert message.endswith(f"did you mean {nearest}?")
+
+
+def test_an_unknown_key_in_the_file_names_the_nearest() -> None:
+    message = complaint(text=MINIMAL.replace("fake_lr", "fake_rate"))
+    assert "unknown key npedit.fake_rate; did you mean npedit.fake_" in message
+    assert "1 more problem" in message  # that fake_lr is missing
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("npedit.lr=fast", ["npedit.lr", "'fast'", "expected a number"]),
+        ("npedit.lr='1e-4'", ["npedit.lr", "'1e-4'", "expected a number"]),
+        ("npedit.lr=-1", ["npedit.lr", "-1", "more than 0"]),
+        ("npedit.lr=.inf", ["npedit.lr", "inf", "finite"]),
+        ("npedit.lr=1e999", ["npedit.lr", "inf", "finite"]),
+        ("npedit.lr=true", ["npedit.lr", "True", "expected a number"]),
+        ("npedit.lr=", ["npedit.lr", "None", "expected a number"]),
+        ("npedit.ema=1", ["npedit.ema", "1", "less than 1"]),
+        ("npedit=5", ["npedit", "5", "section"]),
+        ("npedit.betas=[0.1]", ["npedit.betas.1", "missing"]),
+        ("npedit.guidance=3", ["npedit.guidance", "3", "names with values"]),
+        ("npedit.guidance={add: 1}", ["npedit", "default"]),
+        ("npedit.guidance.ad=1", ["npedit.guidance", "'ad'", "add"]),
+        ("npedit.guidance.add=-1", ["npedit.guidance.add", "-1", "at least 0"]),
+        ("npedit.normaliser=per", ["npedit.normaliser", "'per'", "'per_sample' or 'per_pixel'"]),
+        ("npedit.query_low=0.99", ["query_low 0.99", "query_high 0.98"]),
+        ("npedit.query_high=1", ["npedit.query_high", "1", "less than 1"]),
+        ("warmup.steps=2.5", ["warmup.steps", "2.5", "whole number"]),
+        ("warmup.steps=true", ["warmup.steps", "True", "whole number"]),
+        ("warmup.steps=010", ["warmup.steps", "'010'", "whole number"]),
+        ("warmup.accumulate=3", ["warmup", "batch 4", "accumulate=3"]),
+        ("name=", ["name", "None", "text"]),
+        ("name=''", ["name", "''", "some text"]),
+        ("name=1", ["name", "1", "text"]),
+        ("threads=0", ["threads", "0", "at least 1"]),
+        ("data.categories=[recolor]", ["categories", "'recolor'", "recolour"]),
+        ("data.categories=[]", ["data.categories", "[]", "at least 1"]),
+        ("data.source=photos", ["data.source", "'photos'", "'world'"]),
+        ("base.roles=half", ["base.roles", "'half'", "'full' or 'lora'"]),
+        ("seed=-1", ["seed", "-1", "at least 0"]),
+    ],
+)
+def test_a_wrong_value_says_key_value_and_what_was_expected(override: str, parts: list[str]) -> None:
+    message = complaint(override)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("override", ["npedit.lr", "", "=3", "npedit.lr = [", "name=!!binary x", "seed=" + "9" * 5000])
+def test_a_malformed_override(override: str) -> None:
+    assert complaint(override).startswith("override ")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("name: [1", "line 1, column 9"),
+        ("name: a: b", "line 1, column 8"),
+        ("name: a\nname: b", "line 2, column 1: the key 'name' is given twice"),
+        ("a: {b: 1, b: 2}", "given twice"),
+        ("- 1", "expected keys with values"),
+        ("", "expected keys with values"),
+        ("[" * 100_000, "not valid YAML"),
+        (b"\xff\xfe\xfa", "not valid YAML"),
+        ("x: \x00", "not valid YAML"),
+        ("x: &a [*a]", "neither text, number, list nor section"),
+        ("x: !!timestamp 2026-01-01", "neither text, number, list nor section"),
+        ("x: !!python/object:os.system {}", "could not determine a constructor"),
+        ("? [1]\n: 2", "unhashable"),
+        ("name: golden", "output is missing (folder the run writes to)"),
+    ],
+)
+def test_a_malformed_file(text: str | bytes, part: str) -> None:
+    assert part in complaint(text=text)
+
+
+@given(st.text())
+def test_any_text_is_a_recipe_or_a_config_error(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_recipe(text)
+
+
+@given(st.sampled_from(yaml.safe_load(MINIMAL).keys() | {"npedit.lr", "warmup", "npedit.guidance"}), st.text())
+def test_any_override_is_a_recipe_or_a_config_error(key: str, value: str) -> None:
+    try:
+        recipe = parse_recipe(MINIMAL, [f"{key}={value}"])
+    except ConfigError:
+        return
+    assert parse_recipe(dump(recipe)) == recipe
+
+
+# Finding recipes ------------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_recipe_is_valid() -> None:
+    for name in recipe_names():
+        assert isinstance(load_recipe(name), Recipe)
+
+
+def test_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL)
+    assert load_recipe(path, ["seed=4"]) == load_recipe(str(path), ["seed=4"]) == parse_recipe(MINIMAL, ["seed=4"])
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL.replace("batch: 4", "batch: four"))
+    with pytest.raises(ConfigError, match=r"mine\.yaml: warmup\.batch is 'four'"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("missing.yaml", "No such file"), ("/", "Is a directory"), ("a\0/b", "null byte"), ("dmeo", "nearest: ")],
+)
+def test_a_recipe_that_is_not_there(name: str, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(name)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
