@@ -300,7 +300,7 @@ def test_any_text_is_a_recipe_or_a_config_error(text: str) -> None:
         parse_recipe(text)
 
 
-@given(st.sampled_from(yaml.safe_load(MINIMAL).keys() | {"npedit.lr", "warmup", "npedit.guidance"}), st.text())
+@given(st.sampled_from([*yaml.safe_load(MINIMAL), "npedit.lr", "npedit.guidance", "npedit.negative_prompt"]), st.text())
 def test_any_override_is_a_recipe_or_a_config_error(key: str, value: str) -> None:
     try:
         recipe = parse_recipe(MINIMAL, [f"{key}={value}"])

@@ -51,4 +51,5 @@ def test_importing_nopair_does_not_import_torch() -> None:
 
 
 def _of_typing(value: object) -> bool:
-    return getattr(value, "__module__", None) == "typing" or value is True or value is False
+    """`Any`, `Final` and their like, and the constant `TYPE_CHECKING`."""
+    return getattr(value, "__module__", None) == "typing" or isinstance(value, bool)

@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Whatever needs torch is imported inside the command, so that `--help` is instant."""
+"""The command line: parse, call, print.
+
+Whatever needs torch is imported inside the command that needs it, so that `--help` is instant.
+"""
 
 import signal
 import sys
@@ -84,8 +87,8 @@ def edit(
     """Edit an image, or many, as an instruction says.
 
     Reads and writes PNG, JPEG and WebP of any size. A line of a .jsonl file is one job:
-    `{"image": "a.png", "instruction": "remove the hat", "output": "b.png", "seed": 1}`, the seed being optional. Of many
-    images, one that fails is told and the others go on; the exit code then is 2.
+    `{"image": "a.png", "instruction": "remove the hat", "output": "b.png", "seed": 1}`, the seed being optional. Of
+    many images, one that fails is told and the others go on; the exit code then is 2.
     """
     from nopair.data.jobs import Failure, read_jobs
 
@@ -169,7 +172,10 @@ def build(
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop training each part after so many minutes.")] = None,
 ) -> None:
-    """Train the tiny models again, from nothing. Takes hours; uses a GPU if there is one; goes on where it was stopped."""
+    """Train the tiny models again, from nothing.
+
+    Takes hours; uses a GPU if there is one; goes on where it was stopped.
+    """
     from nopair.tiny.build import build as run_build
     from nopair.weights import packaged
 
@@ -181,7 +187,8 @@ def main() -> NoReturn:
 
     Any other exception is a bug and shows its traceback.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, _stop)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="nopair")

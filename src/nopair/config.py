@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_origin
+from typing import Annotated, Any, Final, Literal, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -76,7 +76,7 @@ class WorldDataConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _known_categories(self) -> Self:
+    def _known_categories(self) -> "WorldDataConfig":
         _require_categories("categories", self.categories or ())
         return self
 
@@ -106,7 +106,7 @@ class PhaseConfig(Section):
     lr_final_fraction: Fraction = Field(default=1.0, description="step size at the end of the cosine, as a share of lr")
 
     @model_validator(mode="after")
-    def _equal_pieces(self) -> Self:
+    def _equal_pieces(self) -> "PhaseConfig":
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} cannot be cut into accumulate={self.accumulate} equal pieces")
         return self
@@ -142,7 +142,7 @@ class EditPhaseConfig(PhaseConfig):
     )
 
     @model_validator(mode="after")
-    def _sane(self) -> Self:
+    def _sane(self) -> "EditPhaseConfig":
         if self.query_low >= self.query_high:
             raise ValueError(f"query_low {self.query_low} must be below query_high {self.query_high}")
         if "default" not in self.guidance:
@@ -172,25 +172,30 @@ class GuardConfig(Section):
     max_skipped: Natural = Field(default=10, description="refused steps in a row that are put up with")
 
 
-class Recipe(Section):
-    """A complete training run. Equal recipes on the same machine give the same weights, bit for bit."""
+class Run(Section):
+    """What the training loop needs to know of a run, whatever it trains. Abstract: a run says what it trains as well."""
 
     name: Words = Field(description="what the recipe is called")
     seed: Natural = Field(default=0, description="seed of everything random except the data")
     output: Words = Field(description="folder the run writes to")
     threads: Count | None = Field(default=None, description="CPU threads; null for torch's own choice")
+    logging: LoggingConfig = Field(default=LoggingConfig(), description="metrics and samples")
+    checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="saving")
+
+
+class Recipe(Run):
+    """A complete training run. Equal recipes on the same machine give the same weights, bit for bit."""
+
     base: BaseConfig = Field(description="the model to start from")
     judge: JudgeConfig = Field(description="the model that judges")
     data: DataConfig = Field(description="the unlabelled photos")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="the noise schedule")
     warmup: PhaseConfig = Field(description="learning to copy the reference")
     npedit: EditPhaseConfig = Field(description="learning to edit without pairs")
-    logging: LoggingConfig = Field(default=LoggingConfig(), description="metrics and samples")
-    checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="saving")
     guard: GuardConfig = Field(default=GuardConfig(), description="refusing bad steps")
 
     @model_validator(mode="after")
-    def _known_guidance(self) -> Self:
+    def _known_guidance(self) -> "Recipe":
         _require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"])
         return self
 
@@ -232,9 +237,7 @@ def parse_recipe(source: str | bytes, overrides: Sequence[str] = (), where: str 
 
     The text is a complete recipe by itself; overrides change single keys of it.
     """
-    tree = _parse_yaml(source, where)
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: expected keys with values, such as `name: demo`, found {_brief(tree)}")
+    tree = parse_tree(source, where)
     recipe = _validate(tree, where)
     if not overrides:
         return recipe
@@ -242,6 +245,14 @@ def parse_recipe(source: str | bytes, overrides: Sequence[str] = (), where: str 
     for override in overrides:
         _apply(tree, override)
     return _validate(tree, where)
+
+
+def parse_tree(source: str | bytes, where: str) -> dict[Any, Any]:
+    """The keys and values of a recipe, of whatever kind, unchecked. Raises ConfigError if it is not YAML with keys."""
+    tree = _parse_yaml(source, where)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: expected keys with values, such as `name: demo`, found {_brief(tree)}")
+    return tree
 
 
 def _validate(tree: dict[Any, Any], where: str) -> Recipe:
@@ -253,7 +264,7 @@ def _validate(tree: dict[Any, Any], where: str) -> Recipe:
         raise ConfigError(f"{where}: holds a value that is neither text, number, list nor section ({error})") from error
 
 
-def dump(recipe: Recipe) -> str:
+def dump(recipe: Run) -> str:
     """The recipe, every key spelled out, as YAML."""
     tree = recipe.model_dump(mode="json")
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
@@ -262,7 +273,8 @@ def dump(recipe: Recipe) -> str:
 # Reading and writing YAML ---------------------------------------------------------------------------------------------
 
 _FLOAT: Final = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9]+[eE][-+]?[0-9]+$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
 
 

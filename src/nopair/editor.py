@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Protocol, Self
+from typing import Annotated, Final, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ SETTINGS_FILE: Final = "nopair.json"
 Count = Annotated[int, Field(ge=1)]
 
 
+@runtime_checkable
 class EditorBackbone(Backbone, Protocol):
     """A backbone that can also be written to disk."""
 
@@ -38,8 +39,8 @@ class EditorBackbone(Backbone, Protocol):
 class Settings(BaseModel):
     """How an editor was trained, and so how it must be run: the contents of nopair.json.
 
-    `steps` and `shift` are the noise schedule (`nopair.method.flow.levels`), `height` and `width` the size in pixels it edits
-    at, `questions` the version of the question set it was trained under.
+    `steps` and `shift` are the noise schedule (`nopair.method.flow.levels`), `height` and `width` the size in pixels it
+    edits at, `questions` the version of the question set it was trained under.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -59,7 +60,9 @@ class Editor:
     settings: Settings
 
     @classmethod
-    def load(cls, model: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+    def load(
+        cls, model: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "Editor":
         """Read an editor: a diffusers pipeline folder with a nopair.json, or "tiny:editor".
 
         Raises:
@@ -80,8 +83,8 @@ class Editor:
             self.backbone.save(part)
             (part / SETTINGS_FILE).write_text(self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    def with_steps(self, steps: int) -> Self:
-        """The same editor at another number of sampling steps than it was trained for: faster, or slower; seldom better."""
+    def with_steps(self, steps: int) -> "Editor":
+        """The same editor at another number of sampling steps than it was trained for: seldom better."""
         return dataclasses.replace(self, settings=self.settings.model_copy(update={"steps": steps}))
 
     @property
@@ -95,8 +98,8 @@ class Editor:
     ) -> Float[Tensor, "batch 3 height width"]:
         """Edit images of the size in `settings`; pixels in [0, 1] in and out, on the device they came from.
 
-        The noise of sample i depends on seeds[i] alone, so its result does not depend on the batch it is in, but for the
-        rounding of floating-point sums, whose order differs between batch sizes.
+        The noise of sample i depends on seeds[i] alone, so its result does not depend on the batch it is in, but for
+        the rounding of floating-point sums, whose order differs between batch sizes.
 
         Raises:
             InstructionError: an instruction is empty.
@@ -125,8 +128,8 @@ class Editor:
 
 
 def _noises(seeds: Sequence[int], steps: int, shape: tuple[int, int, int]) -> Float[Tensor, "step batch c h w"]:
-    """Drawn on the CPU, so that a seed means the same on every device; and level by level, so that its first noise does not
-    depend on the number of steps.
+    """Drawn on the CPU, so that a seed means the same on every device; and level by level, so that its first noise does
+    not depend on the number of steps.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return torch.stack(
@@ -150,7 +153,7 @@ def _read_settings(folder: Path) -> Settings:
 
 
 def run_jobs(editor: Editor, jobs: Sequence[Job], batch: int) -> Iterator[tuple[Job, NopairError | None]]:
-    """Make the edits, `batch` images at a time, and write each result; yields every job when done, with what went wrong.
+    """Make the edits, `batch` images at a time, and write each result; yields every job with what went wrong, or None.
 
     Images of any size go in and come out at their own size. One bad job never costs another its result.
     """

@@ -24,9 +24,7 @@ def resolve(name: str) -> Path:
     if not name.startswith(PREFIX):
         folder = Path(name)
         if not _exists(folder):
-            raise ModelError(
-                f"{name}: no such model folder; check the path, or use {PREFIX}editor, which comes with nopair"
-            )
+            raise ModelError(f"{name}: no such model folder; check the path, or use {PREFIX}editor")
         return folder
     part = name.removeprefix(PREFIX)
     if part not in PARTS:

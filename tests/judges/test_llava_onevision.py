@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import (
     BatchFeature,
+    CLIPVisionConfig,
+    LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
     LlavaOnevisionProcessor,
@@ -277,10 +279,6 @@ BROKEN = {
     "config of another kind": (_with("config.json", "[]"), "family None"),
     "another family": (_configured(lambda c: c.update(model_type="llava")), "family 'llava'"),
     "config of a wrong type": (_configured(lambda c: c.update(image_token_index="x")), "image_token_index"),
-    "another vision tower": (
-        _configured(lambda c: c.update(vision_config={"model_type": "clip_vision_model"})),
-        "weights|SigLIP",
-    ),
     "no weights": (_without("model.safetensors"), "model.safetensors"),
     "weights cut short": (_cut_weights, "cannot load"),
     "weights of other shapes": (_configured(lambda c: c["vision_config"].update(image_size=32)), "other shapes"),
@@ -306,6 +304,14 @@ def test_a_broken_folder_gets_one_line(copy: Path, problem: str) -> None:
         LlavaOnevisionJudge.load(copy)
     assert "\n" not in str(caught.value)
     assert str(copy) in str(caught.value) or "judge's" in str(caught.value)
+
+
+def test_another_vision_tower_is_refused(judge: LlavaOnevisionJudge, copy: Path) -> None:
+    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    config = LlavaOnevisionConfig(vision_config=vision, text_config=judge.model.config.text_config)
+    LlavaOnevisionForConditionalGeneration(config).save_pretrained(copy)
+    with pytest.raises(ModelError, match="SigLIP but CLIPVisionConfig"):
+        LlavaOnevisionJudge.load(copy)
 
 
 def test_a_chat_template_without_images_is_refused(copy: Path) -> None:

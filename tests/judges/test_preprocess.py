@@ -84,6 +84,15 @@ def test_an_image_of_the_towers_size_is_only_normalised() -> None:
     torch.testing.assert_close(ours, _theirs(image, processor), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(SIDE, 15), (22, SIDE), (SIDE, 63)])
+def test_the_padding_is_exact(height: int, width: int) -> None:
+    """Here nothing is resized, so nothing is rounded: colour and place of the padding are the processor's."""
+    image = _image("noise", height, width, seed=3)
+    processor = _processor()
+    ours = _unnormalised(Preprocess.of(processor, SIDE)(_pixels(image)))
+    torch.testing.assert_close(ours, _theirs(image, processor), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 91), (120, 30), (16, 16)])
 def test_the_gradient_is_the_derivative(height: int, width: int) -> None:
     """Without clipping (mid tones) the preparation is linear, so one difference gives the derivative exactly."""

@@ -10,8 +10,8 @@ parts = st.lists(st.integers() | st.text(st.characters(exclude_categories=["Cs",
 
 
 def test_golden() -> None:
-    assert seed_of(0, "warmup", 0) == 5519914438330434803
-    assert torch.randint(1000, (3,), generator=generator(0, "warmup", 0)).tolist() == [0, 0, 0]
+    assert seed_of(0, "warmup", 0) == 8074769032786035130
+    assert torch.randint(1000, (3,), generator=generator(0, "warmup", 0)).tolist() == [5, 778, 522]
 
 
 @given(parts, parts)

@@ -5,7 +5,7 @@ owns how a reference image is attached to the generation; nobody else splits, jo
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from nopair.types import Text
 
 
+@runtime_checkable
+@runtime_checkable
 class Backbone(Protocol):
     """A text-to-image diffusion transformer with its codecs, in nopair's conventions.
 

@@ -6,7 +6,6 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -55,7 +54,7 @@ class ToyBackbone:
     shift: float = 3.0
 
     @classmethod
-    def build(cls, seed: int, width: int = 16) -> Self:
+    def build(cls, seed: int, width: int = 16) -> "ToyBackbone":
         """A random one; the global random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -96,7 +95,7 @@ class ToyBackbone:
         words = features.masked_fill(~valid[..., None], 0).sum(dim=1) / lengths.clamp(min=1)
         return self.transformer(noisy, t, words.to(noisy.dtype), reference)
 
-    def with_transformer(self, transformer: nn.Module) -> Self:
+    def with_transformer(self, transformer: nn.Module) -> "ToyBackbone":
         """The same fake around another transformer."""
         return dataclasses.replace(self, transformer=transformer)
 

@@ -8,7 +8,7 @@ checkpoints work on the named parameters that `trainable` returns.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, final
+from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,8 @@ Role = Literal["student", "teacher", "fake"]
 TRAINED: tuple[Role, Role] = ("student", "fake")
 
 
+@runtime_checkable
+@runtime_checkable
 class Roles(Protocol):
     """Student, teacher and fake as views of one base. At the start all three predict the same.
 
@@ -72,7 +74,7 @@ class FullRoles:
     fake: Backbone
 
     @classmethod
-    def of(cls, backbone: Backbone) -> Self:
+    def of(cls, backbone: Backbone) -> "FullRoles":
         """Take over `backbone` as the teacher (its transformer is frozen) and copy its transformer twice."""
         copies = [copy.deepcopy(backbone.transformer).requires_grad_(True).train() for _ in TRAINED]
         backbone.transformer.requires_grad_(False).eval()
@@ -110,7 +112,7 @@ class LoraRoles:
     layers: tuple[LoraLayer, ...]
 
     @classmethod
-    def of(cls, backbone: Backbone, rank: int, alpha: float, targets: Sequence[str], seed: int) -> Self:
+    def of(cls, backbone: Backbone, rank: int, alpha: float, targets: Sequence[str], seed: int) -> "LoraRoles":
         """Take over `backbone`: freeze its transformer and wrap, in place, the modules whose names end in `targets`.
 
         An adapter adds alpha / rank * B A to a weight. A is drawn from `seed`; B is zero, so nothing changes at first.

@@ -18,7 +18,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -51,7 +50,7 @@ class ZImageBackbone:
     shift: float
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "ZImageBackbone":
         """Read an ordinary diffusers folder of a `ZImagePipeline` (safetensors only); nothing is downloaded.
 
         The codecs come frozen; everything is in eval mode and in `dtype`.
@@ -93,13 +92,13 @@ class ZImageBackbone:
                 f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
             ) from None
 
-    def with_transformer(self, transformer: nn.Module) -> Self:
+    def with_transformer(self, transformer: nn.Module) -> "ZImageBackbone":
         """The same codecs around another transformer of the same configuration."""
         if not isinstance(transformer, ZImageTransformer2DModel):
             raise TypeError(f"expected a ZImageTransformer2DModel, got {type(transformer).__name__}")
         return dataclasses.replace(self, transformer=transformer)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "ZImageBackbone":
         """Move all modules to `device`, in place, and return self."""
         nn.ModuleList([self.vae, self.text_encoder, self.transformer]).to(device)
         return self

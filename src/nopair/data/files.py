@@ -116,6 +116,8 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
     """
     folder = folder.resolve()
     try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: is a file; choose a new or an empty folder")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
             raise OutputError(f"{folder}: holds other files (no {marker}); choose a new or an empty folder")
         part, old = _beside(folder), _beside(folder)

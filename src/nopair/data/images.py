@@ -79,7 +79,7 @@ def _open(path: Path) -> BinaryIO:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Pillow warns about odd metadata and large images; here they are handled or are errors, so one line is said, not two.
+    """Pillow warns about odd metadata and large images; here those are handled or are errors, so one line is said.
 
     Python's filters belong to the process. Should two threads undo these in the wrong order, what stays is only this.
     """
@@ -156,8 +156,8 @@ def _to_tensor(image: Image.Image) -> Float[Tensor, "channel height width"]:
 class Fitted:
     """An image brought to a model's size, and how to undo that. It does not hold on to the original's pixels.
 
-    `box` is (top, left, height, width) of the picture within `pixels`; around it its edge pixels are repeated. `size` is
-    (height, width) of the original.
+    `box` is (top, left, height, width) of the picture within `pixels`; around it its edge pixels are repeated.
+    `size` is (height, width) of the original.
     """
 
     pixels: Float[Tensor, "3 height width"]
@@ -195,7 +195,7 @@ def _resize(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) ->
 
 
 def encode(pixels: Float[Tensor, "3 height width"], kind: str) -> bytes:
-    """A file's bytes. `kind` is PNG (lossless), JPEG or WEBP (quality 95); values are clamped to [0, 1] and rounded to 8 bits.
+    """A file's bytes. `kind` is PNG (lossless), JPEG or WEBP (quality 95). Clamps to [0, 1] and rounds to 8 bits.
 
     Raises:
         OutputError: an image with values that are not numbers, or too large for the format.

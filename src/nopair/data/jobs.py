@@ -1,4 +1,7 @@
-"""What to edit: one image, a folder of them, or a JSON Lines file. No torch: a wrong job is told before a model is loaded."""
+"""What to edit: one image, a folder of them, or a JSON Lines file.
+
+No torch: a job that cannot work is told before a model is loaded.
+"""
 
 import json
 from collections.abc import Iterator
@@ -57,12 +60,12 @@ def require_instruction(instruction: str) -> str:
 
 
 def read_jobs(source: Path, instruction: str | None, output: Path | None, seed: int) -> tuple[list[Job], list[Failure]]:
-    """The edits that `nopair edit SOURCE [INSTRUCTION] -o OUTPUT` asks for; nothing is opened but a job file, only looked at.
+    """The edits that `nopair edit SOURCE [INSTRUCTION] -o OUTPUT` asks for; images are looked at, not opened.
 
     - `source` is an image: one job, and `output` is a file.
     - `source` is a folder: one job for each image right in it, by name; `output` is a folder, created if missing.
-    - `source` ends in .jsonl: a job per line, `{"image", "instruction", "output", "seed"?}`. Images are relative to the job
-      file; outputs to `output` if given, else to the job file.
+    - `source` ends in .jsonl: a job per line, `{"image", "instruction", "output", "seed"?}`. Images are relative to the
+      job file; outputs to `output` if given, else to the job file.
 
     With a folder or a job file, single jobs that cannot work are returned as failures; all else raises.
 

@@ -1,4 +1,4 @@
-"""Line charts as SVG text: no script, no files, colours from the page's CSS variables (--ink, --faint, --line, --accent)."""
+"""Line charts as SVG text: no script, no files; the page's style sheet gives the colours."""
 
 import html
 import math
@@ -20,30 +20,44 @@ def thin(points: Sequence[tuple[float, float]], most: int) -> tuple[list[tuple[f
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in runs], run
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) in [low, high], at most `most` + 1 of them."""
-    if high <= low:
-        return [low]
+def ticks(low: float, high: float, most: int, *, outward: bool = False) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) within [low, high], low < high, at most `most` + 1 of them.
+
+    With `outward` the first and last lie on or beyond the range instead, so there may be one more at either end.
+    """
     rough = (high - low) / most
-    power = 10 ** math.floor(math.log10(rough))
+    power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    slack = 1e-9 if not outward else -1e-9
+    lower, upper = (math.floor, math.ceil) if outward else (math.ceil, math.floor)
+    first, last = lower(low / step - slack), upper(high / step + slack)
     return [count * step for count in range(first, last + 1)]
+
+
+def note(points: Sequence[tuple[float, float]]) -> str:
+    """What `line_chart` does to these points before it draws them; empty if nothing."""
+    finite = _finite(points)
+    _, run = thin(finite, MOST_POINTS)
+    notes = [f"means of {run} steps"] if run > 1 else []
+    if len(finite) < len(points):
+        notes.append(f"{len(points) - len(finite)} values are not finite")
+    return ", ".join(notes)
 
 
 def line_chart(name: str, points: Sequence[tuple[float, float]]) -> str:
     """One curve as an `<svg>` that scales to its container; `points` are (step, value), by step.
 
-    Values that are not finite are left out and counted below the curve.
+    Values that are not finite are left out; `note` counts them.
     """
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    finite = _finite(points)
     title = html.escape(name)
     frame = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}"><title>{title}</title>'
     if not finite:
         return f'{frame}<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no data</text></svg>'
-    drawn, run = thin(finite, MOST_POINTS)
-    low_x, high_x = _widened(drawn[0][0], drawn[-1][0])
-    low_y, high_y = _widened(min(y for _, y in drawn), max(y for _, y in drawn))
+    drawn, _ = thin(finite, MOST_POINTS)
+    low_x, high_x = _widened(finite[0][0], finite[-1][0])
+    marks_y = ticks(*_widened(min(y for _, y in drawn), max(y for _, y in drawn)), 4, outward=True)
+    low_y, high_y = marks_y[0], marks_y[-1]
 
     def across(x: float) -> float:
         return LEFT + (x - low_x) / (high_x - low_x) * (WIDTH - LEFT - RIGHT)
@@ -52,7 +66,7 @@ def line_chart(name: str, points: Sequence[tuple[float, float]]) -> str:
         return HEIGHT - BOTTOM - (y - low_y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM)
 
     parts = [frame]
-    for y in ticks(low_y, high_y, 4):
+    for y in marks_y:
         parts.append(f'<path class="grid" d="M{LEFT} {down(y):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{y:.4g}</text>')
     for x in ticks(low_x, high_x, 5):
@@ -60,17 +74,16 @@ def line_chart(name: str, points: Sequence[tuple[float, float]]) -> str:
     parts.append('<polyline points="' + " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in drawn) + '"/>')
     if len(drawn) == 1:
         parts.append(f'<circle cx="{across(drawn[0][0]):.1f}" cy="{down(drawn[0][1]):.1f}" r="3"/>')
-    notes = [f"means of {run}"] * (run > 1) + [f"{len(points) - len(finite)} values not finite"] * (
-        len(finite) < len(points)
-    )
-    if notes:
-        parts.append(f'<text x="{WIDTH - RIGHT}" y="{TOP + 4}" text-anchor="end">{", ".join(notes)}</text>')
     return "".join(parts) + "</svg>"
 
 
+def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+
 def _widened(low: float, high: float) -> tuple[float, float]:
-    """The range, or one around it where it is a single value, so that there is a scale to draw on."""
-    if high > low:
+    """The range, or one around it where it is (nearly) a single value, so that there is a scale to draw on."""
+    if high - low > 1e-9 * max(abs(low), abs(high)):
         return low, high
-    slack = abs(low) * 0.1 or 1.0
+    slack = max(abs(low), abs(high)) * 0.1 or 1.0
     return low - slack, high + slack

@@ -5,17 +5,17 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from nopair.evaluation.charts import line_chart
+from nopair.evaluation.charts import line_chart, note
 from nopair.evaluation.results import Cost, Marks, Report, Verdict
 
 GAP_LIMIT: Final = 0.05
 """Where the judge thinks better of the editor than the oracle by more than this, the table says so."""
 
 _STYLE: Final = """
-:root{color-scheme:light dark;--paper:#fff;--panel:#f5f6f8;--ink:#181a1f;--faint:#646a76;--line:#d9dce2;--accent:#1f6feb;
---warn:#b42318}
-@media (prefers-color-scheme:dark){:root{--paper:#14161a;--panel:#1d2026;--ink:#e8eaee;--faint:#9aa1ad;--line:#343943;
---accent:#6ea8fe;--warn:#ff8a7a}}
+:root{color-scheme:light dark;--paper:#fff;--panel:#f5f6f8;--ink:#181a1f;--faint:#646a76;--line:#d9dce2;
+--accent:#1f6feb;--warn:#b42318}
+@media (prefers-color-scheme:dark){:root{--paper:#14161a;--panel:#1d2026;--ink:#e8eaee;--faint:#9aa1ad;
+--line:#343943;--accent:#6ea8fe;--warn:#ff8a7a}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
 main{max-width:1000px;margin:0 auto;padding:32px 20px 64px}
@@ -42,7 +42,8 @@ caption{text-align:left;font-weight:600;padding:14px 0 6px}
 th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
 thead th{color:var(--faint);font-weight:500;vertical-align:bottom}
-tbody tr:first-child{font-weight:600}
+tbody th{font-weight:400}
+tbody tr:first-child,tbody tr:first-child th{font-weight:600}
 .hacked{color:var(--warn);font-weight:600}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:0}
 dd{margin:0;overflow-wrap:anywhere}
@@ -96,7 +97,7 @@ def _card(name: str, before: float, after: float) -> str:
 
 def _picture(grid: bytes, report: Report) -> str:
     said = "; ".join(
-        f"{example.instruction}: success {example.before_marks.success:.2f} before, {example.after_marks.success:.2f} after"
+        f"{example.instruction}: success {example.before_marks.success:.2f}, then {example.after_marks.success:.2f}"
         for example in report.examples
     )
     source = base64.b64encode(grid).decode("ascii")
@@ -109,10 +110,11 @@ def _picture(grid: bytes, report: Report) -> str:
 
 def _scores(report: Report) -> str:
     return (
-        f"<p>{report.scenes} held-out scenes, seed {report.seed}, scores from 0 to 1. The oracle measures the image against "
-        "what can be rendered and never looks at the judge. Beside its success and preservation stands the judge's own "
-        "verdict on the same images; the gap is judge minus oracle, "
-        f'<span class="hacked">marked</span> above {GAP_LIMIT:.2f}: there the editor pleases the judge more than it should.</p>'
+        f"<p>{report.scenes} held-out scenes, seed {report.seed}, scores from 0 to 1. The oracle measures the image "
+        "against what can be rendered and never looks at the judge. Beside its success and preservation stands the "
+        "judge's own verdict on the same images; the gap is judge minus oracle, "
+        f'<span class="hacked">marked</span> above {GAP_LIMIT:.2f}: '
+        "there the editor pleases the judge more than it should.</p>"
         + _table("After training without pairs", report.after)
         + _table("Before, after warm-up only", report.before)
     )
@@ -150,15 +152,18 @@ def _number(value: float | None) -> str:
 def _gap(value: float | None) -> str:
     if value is None:
         return "<td>–</td>"
-    return f"<td{' class=hacked' if round(value, 9) > GAP_LIMIT else ''}>{value:+.2f}</td>"
+    shown = f"{value:+.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
+    return f"<td{' class=hacked' if round(value, 9) > GAP_LIMIT else ''}>{shown}</td>"
 
 
 def _charts(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    figures = [
-        f"<figure><figcaption>{_text(name)}</figcaption>{line_chart(name, points)}</figure>"
-        for name, points in curves.items()
-    ]
-    return '<div class="charts">' + "".join(figures) + "</div>"
+    return '<div class="charts">' + "".join(_figure(name, points) for name, points in curves.items()) + "</div>"
+
+
+def _figure(name: str, points: Sequence[tuple[float, float]]) -> str:
+    said = note(points)
+    caption = _text(f"{name} ({said})" if said else name)
+    return f"<figure><figcaption>{caption}</figcaption>{line_chart(name, points)}</figure>"
 
 
 def _pairs(pairs: Mapping[str, str]) -> str:

@@ -13,8 +13,8 @@ from torch import Tensor
 class Marks:
     """Mean scores in [0, 1] of one editor on some scenes.
 
-    The first four are the oracle's. `judge_edit` and `judge_identity` are the share of the same images that the judge passes
-    on its questions about the edit and about all else; None where it was not asked.
+    The first four are the oracle's. `judge_edit` and `judge_identity` are the share of the same images that the judge
+    passes on its questions about the edit and about all else; None where it was not asked.
     """
 
     success: float
@@ -82,8 +82,8 @@ class Example:
 class Report:
     """All that a report says.
 
-    `summary` tells in a sentence or two what was trained, `facts` in names and values. `curves` are (step, value) by step.
-    `scenes` is the number of held-out scenes scored, `seed` the run's.
+    `summary` tells in a sentence or two what was trained, `facts` in names and values. `curves` are (step, value) by
+    step. `scenes` is the number of held-out scenes scored, `seed` the run's.
     """
 
     title: str

@@ -60,9 +60,7 @@ def evaluate_editor(editor: Editor, judge: Judge, edits: Sequence[Edit], seed: i
     return evaluate_outputs(torch.cat(outputs), judge, edits)
 
 
-def evaluate_outputs(
-    outputs: Float[Tensor, "batch 3 height width"], judge: Judge, edits: Sequence[Edit]
-) -> Evaluation:
+def evaluate_outputs(outputs: Float[Tensor, "batch 3 height width"], judge: Judge, edits: Sequence[Edit]) -> Evaluation:
     """Score given outputs, one per edit."""
     scores, judged = [], []
     for start in range(0, len(edits), BATCH):
@@ -113,7 +111,14 @@ def table(title: str, verdict: Verdict) -> Table:
     for column in ("category", "success", "judge: edit", "preservation", "judge: rest", "realism", "overall"):
         drawn.add_column(column, justify="left" if column == "category" else "right")
     for name, marks in [*verdict.categories.items(), ("mean", verdict.total)]:
-        values = (marks.success, marks.judge_edit, marks.preservation, marks.judge_identity, marks.realism, marks.overall)
+        values = (
+            marks.success,
+            marks.judge_edit,
+            marks.preservation,
+            marks.judge_identity,
+            marks.realism,
+            marks.overall,
+        )
         drawn.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
     return drawn
 

@@ -1,7 +1,7 @@
 """What training asks of a judge."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from nopair.types import Question
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Looks at a reference and an edited image and answers Yes/No questions about them.
 

@@ -49,10 +49,10 @@ def guided(
 
 
 def shift_time(t: Float[Tensor, "*shape"], shift: float) -> Float[Tensor, "*shape"]:
-    """Eq. 5: s t / (1 + (s - 1) t), for t in [0, 1] and s > 0. Keeps 0 and 1; s > 1 moves times towards noise, as bases
-    do for large images.
+    """Eq. 5: s t / (s t + 1 - t), for t in [0, 1] and s > 0. s > 1 moves times towards noise, as bases do for large
+    images. In this form, equal to s t / (1 + (s - 1) t), 0 and 1 stay exactly where they are for any s.
     """
-    return shift * t / (1 + (shift - 1) * t)
+    return shift * t / (shift * t + (1 - t))
 
 
 def levels(steps: int, shift: float) -> Float[Tensor, "step"]:

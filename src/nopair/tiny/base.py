@@ -4,7 +4,6 @@ The text encoder is trained along, with a language-modelling loss over captions 
 pretrained can be had at this size; afterwards it is frozen, as in any base.
 """
 
-import math
 import random
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from jaxtyping import Float, Int
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from nopair.tiny.optim import MuonAdamW
+from nopair.tiny.optim import MuonAdamW, best_device, cosine
+from nopair.tiny.vae import LATENT_CHANNELS
 from nopair.tiny.words import any_edit
 from nopair.world.edits import random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import Scene, caption
 
-LATENT_CHANNELS: Final = 4
 TEXT_WIDTH: Final = 128
 SHIFT: Final = 3.0
 """Timestep shift written into the base's scheduler."""
@@ -92,13 +92,17 @@ class BasePhase:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
-        self.vae = vae.requires_grad_(False).eval()
+        self.device = best_device()
+        self.vae = vae.requires_grad_(False).eval().to(self.device)
         self.tokenizer = tokenizer
-        self.transformer = new_transformer()
-        self.text_encoder = new_text_encoder(tokenizer)
+        self.transformer = new_transformer().to(self.device)
+        self.text_encoder = new_text_encoder(tokenizer).to(self.device)
         self.models = nn.ModuleDict({"transformer": self.transformer, "text_encoder": self.text_encoder})
         self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
         self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
+
+    def begin(self) -> None:
+        """Nothing to take over: the constructor makes everything."""
 
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh scenes; all randomness comes from (seed, index)."""
@@ -110,20 +114,20 @@ class BasePhase:
         latents = self._encode(scenes)
         features, text_loss = self._read(captions, [any_edit(rng).instruction for _ in range(settings.batch)])
 
-        t = torch.sigmoid(torch.randn(settings.batch, generator=noise_source) * 1.2 + 0.4)
-        noise = torch.randn(latents.shape, generator=noise_source)
+        t = torch.sigmoid(torch.randn(settings.batch, generator=noise_source) * 1.2 + 0.4).to(self.device)
+        noise = torch.randn(latents.shape, generator=noise_source).to(self.device)
         noisy = torch.lerp(latents, noise, t.view(-1, 1, 1, 1))
         out = self.transformer(list(noisy.unsqueeze(2).unbind()), 1 - t, features, return_dict=False)[0]
         velocity = -torch.stack(out).squeeze(2)
         loss = (velocity - (noise - latents)).square().mean()
 
-        norm = self.optimizer.step(loss + 0.1 * text_loss, _schedule(index, settings.steps))
+        norm = self.optimizer.step(loss + 0.1 * text_loss, cosine(index, settings.steps, 100))
         self._update_ema(index)
         return {"loss": loss.item(), "text_loss": text_loss.item(), "grad_norm": norm}
 
     def _encode(self, scenes: list[Scene]) -> Float[Tensor, "b c h w"]:
         with torch.no_grad():
-            mode = self.vae.encode(render_batch(scenes) * 2 - 1).latent_dist.mode()
+            mode = self.vae.encode(render_batch(scenes).to(self.device) * 2 - 1).latent_dist.mode()
         return mode * self.vae.config["scaling_factor"]
 
     def _read(self, captions: list[str], instructions: list[str]) -> tuple[list[Float[Tensor, "token d"]], Tensor]:
@@ -141,7 +145,7 @@ class BasePhase:
             for prompt in prompts
         ]
         encoded = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
-        return encoded["input_ids"], encoded["attention_mask"]
+        return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
 
     def _update_ema(self, index: int) -> None:
         decay = min(self.settings.ema, (1 + index) / (10 + index))
@@ -158,19 +162,16 @@ class BasePhase:
         self.ema = state["ema"]
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def samples(self, index: int) -> Image | None:
+        """None: the model card has the figures."""
+        return None
+
     def finish(self) -> tuple[ZImageTransformer2DModel, Qwen3ForCausalLM]:
         """The models with their averaged weights."""
         self.models.load_state_dict(self.ema)
-        return self.transformer.eval(), self.text_encoder.eval()
+        return self.transformer.cpu().eval(), self.text_encoder.cpu().eval()
 
 
 def _scene(rng: random.Random) -> Scene:
     # Removals leave empty scenes, so the base must know them too.
     return random_scene(rng, least=0 if rng.random() < 0.25 else 1, most=3)
-
-
-def _schedule(index: int, steps: int) -> float:
-    """Learning-rate factor: short warm-up, then cosine to 2 %."""
-    return min(1.0, (index + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * index / steps)))
-
-

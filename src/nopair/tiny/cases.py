@@ -17,7 +17,7 @@ from torch import Tensor
 from nopair.judges.questions import questions_for
 from nopair.tiny.words import any_edit
 from nopair.types import Question
-from nopair.world.edits import Edit, random_background, random_edit, random_thing
+from nopair.world.edits import Edit, random_background, random_edit, random_scene, random_thing
 from nopair.world.render import backgrounds, render, thing_layers
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
@@ -43,6 +43,7 @@ KINDS: Final = {
     "over": 0.13,
     "smeared": 0.08,
     "corrupted": 0.06,
+    "unrelated": 0.06,
 }
 """Kinds of attempt and their shares."""
 
@@ -282,7 +283,9 @@ def _half(rng: random.Random, edit: Edit, source: torch.Generator) -> _Attempt:
         return _Attempt(torch.lerp(before, after, share), False, True, edit.source)
     region = _blend_mask(before, after)
     top = rng.uniform(0, 1)
-    ramp = torch.linspace(0, 1, SIZE).view(1, -1, 1) if rng.random() < 0.5 else torch.linspace(0, 1, SIZE).view(1, 1, -1)
+    ramp = (
+        torch.linspace(0, 1, SIZE).view(1, -1, 1) if rng.random() < 0.5 else torch.linspace(0, 1, SIZE).view(1, 1, -1)
+    )
     part = (ramp < top).float()
     image = before + region * part * (after - before)
     done_share = float((region * part).sum() / region.sum().clamp(min=1))
@@ -297,6 +300,8 @@ def _attempt(rng: random.Random, kind: str, edit: Edit, source: torch.Generator)
         return _of_scene(edit, edit.source)
     if kind == "wrong":
         return _of_scene(edit, _near_miss(rng, edit))
+    if kind == "unrelated":
+        return _of_scene(edit, random_scene(rng))
     if kind == "over":
         return _of_scene(edit, disturb(rng, edit.target))
     if kind == "half" and edit.category != "nothing":
@@ -326,10 +331,14 @@ def _presence(edit: Edit, attempt: _Attempt) -> tuple[bool, Tensor] | None:
     return True, _patches(full > 0.5)
 
 
-def make_case(rng: random.Random, source: torch.Generator, kind: str | None = None, edit: Edit | None = None) -> tuple[Case, ...]:
+def draw_kind(rng: random.Random, unrelated: float = KINDS["unrelated"]) -> str:
+    """A kind of attempt, by its share; `unrelated` stands in for that kind's own share."""
+    shares = KINDS | {"unrelated": unrelated}
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
+def make_case(rng: random.Random, source: torch.Generator, kind: str, edit: Edit) -> tuple[Case, ...]:
     """The questions about one attempt, each with its answer; debatable ones are left out, so there may be none."""
-    edit = any_edit(rng) if edit is None else edit
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0] if kind is None else kind
     attempt = _attempt(rng, kind, edit, source)
     before, after = render(edit.source), render(edit.target)
     cases = []
@@ -344,14 +353,18 @@ def make_case(rng: random.Random, source: torch.Generator, kind: str | None = No
     return tuple(cases)
 
 
-def _compared(edit: Edit, attempt: _Attempt, question: Question, before: Tensor, after: Tensor) -> tuple[bool, Tensor] | None:
+def _compared(
+    edit: Edit, attempt: _Attempt, question: Question, before: Tensor, after: Tensor
+) -> tuple[bool, Tensor] | None:
     asked = _differs(before, after)
     if question.kind == "edit":
         return None if attempt.done is None else (attempt.done, _patches(asked & _differs(attempt.image, after)))
     unwanted = _differs(attempt.image, before) & _differs(attempt.image, after)
     if edit.category == "nothing":
         return None if attempt.kept is None else (attempt.kept, _patches(_differs(attempt.image, before)))
-    return None if attempt.kept is None else (attempt.kept, _patches(unwanted & (~asked | torch.tensor(not attempt.kept))))
+    return (
+        None if attempt.kept is None else (attempt.kept, _patches(unwanted & (~asked | torch.tensor(not attempt.kept))))
+    )
 
 
 Reconstruct = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 height width"]]
@@ -359,7 +372,10 @@ Reconstruct = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "b
 
 
 def view(
-    rng: random.Random, source: torch.Generator, attempts: Float[Tensor, "batch 3 height width"], reconstruct: Reconstruct
+    rng: random.Random,
+    source: torch.Generator,
+    attempts: Float[Tensor, "batch 3 height width"],
+    reconstruct: Reconstruct,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Attempts as an editor would paint them: two of three through the autoencoder, some with slight noise."""
     seen = attempts.clone()

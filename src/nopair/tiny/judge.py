@@ -5,7 +5,6 @@ afterwards, must tell what the reference shows there, what the right result woul
 for the answer. Comparing is then learnt from 64 labels per question, and answering only has to gather them.
 """
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from jaxtyping import Float
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import (
     LlavaOnevisionConfig,
@@ -28,9 +28,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
-from nopair.tiny.cases import PATCH, Case, make_case, view
-from nopair.tiny.optim import MuonAdamW
-from nopair.tiny.words import IMAGE
+from nopair.tiny.cases import KINDS, PATCH, Case, draw_kind, make_case, view
+from nopair.tiny.optim import MuonAdamW, best_device, cosine
+from nopair.tiny.words import IMAGE, VIDEO, any_edit
 from nopair.world.scenes import SIZE
 
 WIDTH: Final = 128
@@ -69,7 +69,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
             vision_config=vision,
             text_config=text,
             image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-            video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+            video_token_id=tokenizer.convert_tokens_to_ids(VIDEO),
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
             vision_aspect_ratio="anyres_max_9",
@@ -99,6 +99,7 @@ class JudgeSettings:
     other_lr: float = 1e-3
     evidence: float = 1.0
     recall: float = 4.0
+    curriculum: int = 400
     ema: float = 0.998
     seed: int = 2
 
@@ -112,30 +113,38 @@ class JudgePhase:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
-        self.vae = vae.requires_grad_(False).eval()
-        self.model = new_model(tokenizer)
-        self.head = nn.Linear(WIDTH, len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS)
+        self.device = best_device()
+        self.vae = vae.requires_grad_(False).eval().to(self.device)
+        self.model = new_model(tokenizer).to(self.device)
+        told = len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS
+        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, told)).to(self.device)
         self.models = nn.ModuleDict({"model": self.model, "evidence_head": self.head})
         self.judge = LlavaOnevisionJudge(self.model, tokenizer, Preprocess.of(new_processor(), SIZE))
         self.yes_id, self.no_id = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
         self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
         self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
 
+    def begin(self) -> None:
+        """Nothing to take over: the constructor makes everything."""
+
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh cases; all randomness comes from (seed, index)."""
         rng = random.Random(f"{self.settings.seed}/judge/{index}")
-        groups = [group for _ in range(self.settings.batch) if (group := make_case(rng, _generator(rng)))]
+        # At first most attempts have nothing to do with the reference, so that it can only be told by looking at it.
+        unrelated = max(KINDS["unrelated"], 1.0 - index / self.settings.curriculum)
+        drawn = [(draw_kind(rng, unrelated), any_edit(rng)) for _ in range(self.settings.batch)]
+        groups = [group for kind, edit in drawn if (group := make_case(rng, _generator(rng), kind, edit))]
         logits, evidence, recalled = self.read(groups, rng)
         cases = [case for group in groups for case in group]
-        answers = torch.tensor([self.yes_id if case.answer_yes else self.no_id for case in cases])
+        answers = torch.tensor([self.yes_id if case.answer_yes else self.no_id for case in cases]).to(self.device)
         answer_loss = F.cross_entropy(logits, answers)
-        marks = torch.stack([case.evidence for case in cases]).flatten(1).float()
-        evidence_loss = F.binary_cross_entropy_with_logits(evidence, marks, pos_weight=torch.tensor(2.0))
+        marks = torch.stack([case.evidence for case in cases]).flatten(1).float().to(self.device)
+        evidence_loss = F.binary_cross_entropy_with_logits(evidence, marks, pos_weight=marks.new_tensor(2.0))
         compared = torch.tensor(["{reference}" in case.question.prompt for case in cases])
         shown = torch.cat([_coarse(cases, "reference"), _coarse(cases, "target")], dim=2)
-        recall_loss = (recalled - shown)[compared].square().mean()
+        recall_loss = (recalled - shown.to(self.device))[compared].square().mean()
         loss = answer_loss + self.settings.evidence * evidence_loss + self.settings.recall * recall_loss
-        norm = self.optimizer.step(loss, _schedule(index, self.steps))
+        norm = self.optimizer.step(loss, cosine(index, self.steps, 100))
         decay = min(self.settings.ema, (1 + index) / (10 + index))
         for name, value in self.models.state_dict().items():
             self.ema[name].lerp_(value, 1 - decay)
@@ -156,7 +165,7 @@ class JudgePhase:
         before = torch.stack([group[0].reference for group in groups])
         attempts = torch.stack([group[0].attempt for group in groups])
         attempts = view(rng, _generator(rng), attempts, self._painter(rng))
-        features = self.judge.image_features(torch.cat([attempts, before]))
+        features = self.judge.image_features(torch.cat([attempts, before]).to(self.device))
         rows, order, heads = [], [], []
         for i, group in enumerate(groups):
             for case in group:
@@ -164,12 +173,12 @@ class JudgePhase:
                 alone = "{reference}" not in case.question.prompt
                 order.extend([i] if alone else [batch + i, i])
                 heads.append(2 if alone else _KINDS_OF_EVIDENCE.index(case.question.kind))
-        states = _hidden(self.judge, rows, features[torch.tensor(order)])
+        inner, states = _hidden(self.judge, rows, features[torch.tensor(order)])
         # The attempt is the last image of every prompt; words after it are the same in all.
         after_image = len(rows[0]) - 1 - max(i for i, token in enumerate(rows[0]) if token == self._image_id)
         patches = (SIZE // PATCH) ** 2
         end = states.shape[1] - after_image - 1
-        marks = self.head(states[:, end - patches : end])
+        marks = self.head(inner[:, end - patches : end])
         chosen = marks[torch.arange(len(rows)), :, torch.tensor(heads)]
         recalled = marks[:, :, len(_KINDS_OF_EVIDENCE) :]
         return self.model.lm_head(states[:, -1]).float(), chosen.float(), recalled.float()
@@ -193,10 +202,14 @@ class JudgePhase:
         self.ema = state["ema"]
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def samples(self, index: int) -> Image | None:
+        """None: the model card has the figures."""
+        return None
+
     def finish(self) -> LlavaOnevisionForConditionalGeneration:
         """The model with its averaged weights."""
         self.models.load_state_dict(self.ema)
-        return self.model.eval()
+        return self.model.cpu().eval()
 
 
 def paint(
@@ -204,9 +217,9 @@ def paint(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Encode, disturb the latents by `noise` of their own spread, decode; RGB in [0, 1]."""
     with torch.no_grad():
-        latents = vae.encode(pixels * 2 - 1).latent_dist.mode()
-        latents = latents + noise * latents.std() * torch.randn(latents.shape, generator=source)
-        return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        latents = vae.encode(pixels.to(vae.device) * 2 - 1).latent_dist.mode()
+        latents = latents + noise * latents.std() * torch.randn(latents.shape, generator=source).to(vae.device)
+        return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).to(pixels)
 
 
 def _coarse(cases: Sequence[Case], name: str) -> Float[Tensor, "row patch colour"]:
@@ -222,21 +235,23 @@ def _generator(rng: random.Random) -> torch.Generator:
 
 def _hidden(
     judge: LlavaOnevisionJudge, rows: Sequence[Sequence[int]], shown: Float[Tensor, "image token d"]
-) -> Float[Tensor, "row token d"]:
-    """Last hidden states of the language model, rows padded on the left."""
+) -> tuple[Float[Tensor, "row token d"], Float[Tensor, "row token d"]]:
+    """States before the last layer of the language model, and after it; rows padded on the left.
+
+    The last layer gathers the answer from the patches, so what they have to tell must be there one layer earlier.
+    """
     longest = max(map(len, rows))
-    ids = torch.tensor([[judge.tokenizer.pad_token_id] * (longest - len(row)) + list(row) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])
-    mask = torch.arange(longest) >= longest - lengths[:, None]
-    return judge.model.model(
+    ids = torch.tensor([[judge.tokenizer.pad_token_id] * (longest - len(row)) + list(row) for row in rows]).to(
+        shown.device
+    )
+    lengths = torch.tensor([len(row) for row in rows], device=shown.device)
+    mask = torch.arange(longest, device=shown.device) >= longest - lengths[:, None]
+    output = judge.model.model(
         input_ids=ids,
         attention_mask=mask.long(),
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=[shown.flatten(0, 1)])},
         use_cache=False,
-    ).last_hidden_state
-
-
-def _schedule(index: int, steps: int) -> float:
-    """Learning-rate factor: short warm-up, then cosine to 2 %."""
-    return min(1.0, (index + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * index / steps)))
+        output_hidden_states=True,
+    )
+    return output.hidden_states[-2], output.last_hidden_state

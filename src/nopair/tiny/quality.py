@@ -91,9 +91,7 @@ def base_quality(backbone: Backbone, *, count: int = 96, guidance: float = 3.0, 
         for a, b in zip(wanted, found, strict=True)
     ]
     whole = [caption(a) == caption(b) for a, b in zip(wanted, found, strict=True)]
-    return BaseQuality(
-        sum(attributes) / len(attributes), sum(grounds) / count, sum(whole) / count, float(realism)
-    )
+    return BaseQuality(sum(attributes) / len(attributes), sum(grounds) / count, sum(whole) / count, float(realism))
 
 
 def _share(wanted: Thing | None, found: Thing | None) -> float | None:

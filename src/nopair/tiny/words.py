@@ -15,6 +15,7 @@ PAD: Final = "<|endoftext|>"
 START: Final = "<|im_start|>"
 END: Final = "<|im_end|>"
 IMAGE: Final = "<image>"
+VIDEO: Final = "<video>"
 
 # Images and text stay in the order of the content parts, so that the question can stand before the images.
 _CHAT_TEMPLATE: Final = (

@@ -23,7 +23,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from nopair.config import Recipe, dump, parse_recipe
+from nopair.config import Run, dump, parse_tree
 from nopair.errors import CheckpointError, ConfigError, OutputError
 from nopair.training.phase import State
 
@@ -51,11 +51,11 @@ class Checkpoint:
 
     path: Path
     position: Position
-    recipe: Recipe
+    recipe: dict[str, Any]
     state: State
 
 
-def save(root: Path, position: Position, state: State, recipe: Recipe, keep: int) -> Path:
+def save(root: Path, position: Position, state: State, recipe: Run, keep: int) -> Path:
     """Write a checkpoint into the folder `root`, then drop all but the newest `keep`. Returns its path.
 
     One that has its name already is replaced. Raises OutputError, on a full disk for example, with nothing half-written
@@ -122,7 +122,7 @@ def load(path: Path) -> Checkpoint:
     if short:
         raise CheckpointError(f"checkpoint {path} is incomplete ({', '.join(short)}); {_REMOVE}")
     try:
-        recipe = parse_recipe((path / "recipe.yaml").read_bytes())
+        recipe = parse_tree((path / "recipe.yaml").read_bytes(), "recipe.yaml")
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {path} has a recipe that this nopair cannot read: {error}") from error
@@ -134,9 +134,9 @@ def load(path: Path) -> Checkpoint:
 _REMOVE: Final = "remove it to resume from the one before"
 
 
-def require_same_run(checkpoint: Checkpoint, recipe: Recipe) -> None:
+def require_same_run(checkpoint: Checkpoint, recipe: Run) -> None:
     """Raises CheckpointError if the checkpoint's recipe differs from `recipe` in more than FREE_KEYS."""
-    theirs, ours = dict(_leaves(checkpoint.recipe.model_dump())), dict(_leaves(recipe.model_dump()))
+    theirs, ours = dict(_leaves(checkpoint.recipe)), dict(_leaves(recipe.model_dump(mode="json")))
     for key in theirs | ours:
         free = any(key == name or key.startswith(f"{name}.") for name in FREE_KEYS)
         if not free and theirs.get(key) != ours.get(key):
@@ -162,7 +162,7 @@ def _numbers(root: Path) -> list[int]:
     return [int(match.group(1)) for match in matches if match]
 
 
-def _write(folder: Path, position: Position, state: State, recipe: Recipe) -> None:
+def _write(folder: Path, position: Position, state: State, recipe: Run) -> None:
     with (folder / "state.pt").open("wb") as file:
         try:
             torch.save(state, file)

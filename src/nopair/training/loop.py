@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from nopair.config import Recipe, dump
+from nopair.config import Run, dump
 from nopair.errors import CheckpointError, Interrupted, OutputError
 from nopair.training import checkpoint
 from nopair.training.checkpoint import Position
@@ -29,7 +29,7 @@ from nopair.training.signals import StopRequest, stop_on_signals
 class _Run:
     """What does not change while a run goes on. `begun` is the monotonic time at which the run would have begun."""
 
-    recipe: Recipe
+    recipe: Run
     directory: Path
     metrics: MetricsFile
     console: Console
@@ -38,7 +38,7 @@ class _Run:
 
 
 def run_phases(
-    phases: Sequence[Phase], *, recipe: Recipe, directory: Path, resume: str | None = None, console: Console
+    phases: Sequence[Phase], *, recipe: Run, directory: Path, resume: str | None = None, console: Console
 ) -> None:
     """Run `phases` in order, writing to `directory`.
 
@@ -110,7 +110,7 @@ def _save(run: _Run, phase: Phase, position: Position) -> None:
     checkpoint.save(run.directory / "checkpoints", position, phase.state(), run.recipe, run.recipe.checkpoint.keep)
 
 
-def _load(phases: Sequence[Phase], recipe: Recipe, root: Path, resume: str) -> Position:
+def _load(phases: Sequence[Phase], recipe: Run, root: Path, resume: str) -> Position:
     """Put the phase of the checkpoint back into its state; where the run stands, counted with this run's steps."""
     saved = checkpoint.load(checkpoint.latest(root) if resume == "latest" else Path(resume))
     checkpoint.require_same_run(saved, recipe)
@@ -147,7 +147,7 @@ def _records_until(path: Path, names: Sequence[str], position: Position) -> list
     return [record for record in read(path) if (order.get(record.phase, len(names)), record.step) <= end]
 
 
-def _prepare(directory: Path, recipe: Recipe) -> None:
+def _prepare(directory: Path, recipe: Run) -> None:
     try:
         for folder in (directory, directory / "checkpoints", directory / "samples"):
             folder.mkdir(parents=True, exist_ok=True)

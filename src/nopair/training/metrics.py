@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -35,7 +34,7 @@ class Record:
         return json.dumps({"phase": self.phase, "step": self.step, "time": round(self.seconds, 3), **values})
 
     @classmethod
-    def from_json(cls, line: str) -> Self:
+    def from_json(cls, line: str) -> "Record":
         """Inverse of `to_json`; null becomes NaN. Raises ValueError."""
         try:
             fields = json.loads(line)
@@ -80,7 +79,7 @@ class MetricsFile:
         except OSError as error:
             raise OutputError(f"metrics {path} cannot be written: {error.strerror}") from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsFile":
         return self
 
     def __exit__(
@@ -134,7 +133,7 @@ class PhaseProgress:
             console=console,
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "PhaseProgress":
         if self._console.is_interactive:
             self._bar.start()
             self._task = self._bar.add_task(self._name, total=self._steps, completed=self._first, pace="", values="")

@@ -42,7 +42,9 @@ class Parts:
 class _Trained:
     """A role with its optimiser: what one `GuardedStep` and one learning-rate schedule act on."""
 
-    def __init__(self, roles: Roles, role: Role, phase: str, config: PhaseConfig, lr: float, guard: GuardConfig) -> None:
+    def __init__(
+        self, roles: Roles, role: Role, phase: str, config: PhaseConfig, lr: float, guard: GuardConfig
+    ) -> None:
         self.parameters = roles.trainable(role)
         self._config, self._lr = config, lr
         optimiser = torch.optim.AdamW(
@@ -116,7 +118,8 @@ class WarmupPhase:
         student = roles.student
         with torch.no_grad():
             reference = student.encode_image(batch.reference)
-        text = student.encode_text(batch.instructions)
+        # The caption agrees with the reference, so the student goes on listening to text while it learns to copy.
+        text = student.encode_text(batch.captions)
         draws = Draws(seed, self.name, indices, reference)
         t = query_times(draws.uniform(), 0.0, 1.0, student.shift)
         roles.activate("student")
@@ -181,10 +184,10 @@ class EditPhase:
     ) -> tuple[Float[Tensor, "b c h w"], StudentLosses, dict[str, float]]:
         config, roles, batch = self._config, self._parts.roles, piece.batch
         noises = torch.stack([piece.draws.noise(), piece.draws.noise()])
-        chosen = training_levels(self._parts.levels.to(noises.device), piece.draws.integers(len(self._parts.levels)) + 1)
-        x0 = rollout(
-            lambda x, t: roles.student.velocity(x, t, piece.instruction, piece.reference), noises, chosen
+        chosen = training_levels(
+            self._parts.levels.to(noises.device), piece.draws.integers(len(self._parts.levels)) + 1
         )
+        x0 = rollout(lambda x, t: roles.student.velocity(x, t, piece.instruction, piece.reference), noises, chosen)
         t, noise = self._query(piece), piece.draws.noise()
         scale = torch.tensor([config.guidance.get(name, config.guidance["default"]) for name in batch.categories])
         negative = Text(self._negative.features.expand(len(batch), -1, -1), self._negative.lengths * len(batch))
@@ -207,8 +210,7 @@ class EditPhase:
         """Judge loss per sample, and how often the judge is content, by kind of question."""
         batch = piece.batch
         questions = [
-            questions_for(*words)
-            for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
+            questions_for(*words) for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
         ]
         widest = max(map(len, questions))
         pixels = self._parts.roles.student.decode_latents(x0)
@@ -221,7 +223,10 @@ class EditPhase:
         verdict = {}
         for kind in ("edit", "identity"):
             passed = [
-                content[i][j] for i, row in enumerate(questions) for j, question in enumerate(row) if question.kind == kind
+                content[i][j]
+                for i, row in enumerate(questions)
+                for j, question in enumerate(row)
+                if question.kind == kind
             ]
             if passed:
                 verdict[f"judge_{kind}"] = sum(passed) / len(passed)

@@ -98,8 +98,6 @@ def train(recipe: Recipe, *, resume: bool) -> None:
     training = compose(recipe)
     directory = Path(recipe.output)
     phases = (training.warmup, training.npedit)
-    run_phases(
-        phases, recipe=recipe, directory=directory, resume="latest" if resume else None, console=console
-    )
+    run_phases(phases, recipe=recipe, directory=directory, resume="latest" if resume else None, console=console)
     training.editor().save(directory / EDITOR)
     console.print(f"the editor is in {directory / EDITOR}")

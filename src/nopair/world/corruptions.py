@@ -1,7 +1,7 @@
 """Ways for an edited image to be bad, to prove the oracle on and to teach a judge what a bad edit looks like.
 
-Pixel corruptions take a batch of images in [0, 1] and a `torch.Generator`, and return images in [0, 1]. Scene corruptions take
-a `random.Random` and an edit, and return the scene a bad editor might have made of it.
+Pixel corruptions take a batch of images in [0, 1] and a `torch.Generator`, and return images in [0, 1]. Scene
+corruptions take a `random.Random` and an edit, and return the scene a bad editor might have made of it.
 """
 
 import random
@@ -16,7 +16,7 @@ from torch import Tensor
 from nopair.world.edits import CATEGORIES, Edit, random_background, random_edit
 from nopair.world.oracle import ASKED, achieved, edited_cells
 from nopair.world.parse import canonical
-from nopair.world.render import TONES, render, thing_layers, cell_slices
+from nopair.world.render import TONES, cell_slices, thing_layers
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
     CELLS,
@@ -87,9 +87,7 @@ def shift_pattern(rng: random.Random, scene: Scene) -> Scene:
     """The same pattern in another phase that looks different."""
     while True:
         ground = random_background(rng)
-        shifted = replace(
-            scene, background=replace(scene.background, phase_x=ground.phase_x, phase_y=ground.phase_y)
-        )
+        shifted = replace(scene, background=replace(scene.background, phase_x=ground.phase_x, phase_y=ground.phase_y))
         if canonical(shifted) != canonical(scene):
             return shifted
 
@@ -113,8 +111,8 @@ def _near_miss(rng: random.Random, edit: Edit) -> Scene:
 def wrong_edit(rng: random.Random, edit: Edit) -> Scene:
     """What is left when something else was done than what was asked: never achieved, never the source.
 
-    A near miss (one asked attribute wrong), another edit of the same category (often of another thing), or an edit of another
-    category, a third each where they exist.
+    A near miss (one asked attribute wrong), another edit of the same category (often of another thing), or an edit of
+    another category, a third each where they exist.
     """
     changes = [category for category in CATEGORIES if category != "nothing"]
     ways = ["other category"] if edit.category == "nothing" else ["other category", "same category"]
@@ -125,14 +123,15 @@ def wrong_edit(rng: random.Random, edit: Edit) -> Scene:
         if way == "near miss":
             scene = _near_miss(rng, edit)
         else:
-            scene = random_edit(rng, edit.category if way == "same category" else rng.choice(changes), edit.source).target
+            category = edit.category if way == "same category" else rng.choice(changes)
+            scene = random_edit(rng, category, edit.source).target
         shapes = [thing.shape for thing in scene.things]
         if len(set(shapes)) == len(shapes) and caption(scene) != caption(edit.source) and not achieved(edit, scene):
             return scene
 
 
 def over_edit(rng: random.Random, edit: Edit) -> Scene:
-    """What was asked, and something else that was not, elsewhere: another thing or the background is described differently.
+    """What was asked, and something that was not: another thing or the background is described differently.
 
     For `nothing`, any change at all.
     """

@@ -30,7 +30,11 @@ CATEGORIES: Final = ("recolour", "remove", "add", "replace", "resize", "move", "
 """Every kind of edit. `nothing` asks for the reference itself."""
 
 PHRASINGS: Final = {
-    "recolour": ("make the {noun} {colour}", "change the colour of the {noun} to {colour}", "paint the {noun} {colour}"),
+    "recolour": (
+        "make the {noun} {colour}",
+        "change the colour of the {noun} to {colour}",
+        "paint the {noun} {colour}",
+    ),
     "remove": ("remove the {noun}", "erase the {noun}", "take the {noun} away"),
     "add": ("add a {thing} at the {cell}", "put a {thing} in the {cell}", "draw a {thing} at the {cell}"),
     "replace": ("replace the {noun} with a {new}", "turn the {noun} into a {new}", "swap the {noun} for a {new}"),
@@ -74,9 +78,7 @@ def random_thing(rng: random.Random, cell: int, shape: str) -> Thing:
 
 def random_background(rng: random.Random) -> Background:
     """Uniform."""
-    return Background(
-        rng.choice(PATTERNS), rng.choice(BACKGROUND_COLOURS), rng.choice(PHASES), rng.choice(PHASES)
-    )
+    return Background(rng.choice(PATTERNS), rng.choice(BACKGROUND_COLOURS), rng.choice(PHASES), rng.choice(PHASES))
 
 
 def random_scene(rng: random.Random, least: int = 1, most: int = 3) -> Scene:

@@ -1,30 +1,31 @@
-"""Scores an edited image exactly, by explaining it as a scene (`parse`) and comparing scenes and pixels. No learned model.
+"""Scores an edited image by explaining it as a scene (`parse`) and comparing scenes and pixels. No learned model.
 
 All scores lie in [0, 1]. Outputs are clamped to [0, 1] first. Words used below:
 
     parsed scene    the nearest renderable scene to the output, in canonical form
     edited cells    `edit.cell`, and for `move` also the cell the thing came from
     region          of a thing: where its mask is not 0, grown by one pixel
-    pixel credit    of a pixel, from e = max over RGB of |output - wanted|: 1 up to a full limit, 0 from a none limit on,
-                    linear between; of a region, its mean
+    pixel credit    of a pixel, from e = max over RGB of |output - wanted|: 1 up to a full limit, 0 from a none limit
+                    on, linear between; of a region, its mean
     rms             root mean square over pixels and RGB
 
 Where the constants come from (540 edits; an autoencoder of 35 dB stands for a decent editor's decoder):
-    background credit  Patterns swing by 0.32 or more in their strongest channel, so the flat mean of a pattern is off by 0.16 or
-                       more everywhere and must earn nothing: 0.15. The autoencoder is off by 0.02 at 80 % of the pixels and by
-                       0.04 at 90 %: 0.06. It earns 0.999, noise of 0.1 about 0.4, a blur of two pixels 0.2, a flat mean 0.03.
-    thing credit       Textures swing by 0.41 or more and edges soften in a decoder, so the limits are wider: 0.10 and 0.30. What
-                       they let pass in shape, colour, texture, size and position, the parse must still find right. The
-                       autoencoder earns 0.94, a blur of one pixel 0.81.
-    realism            The autoencoder lies within 0.045 of the nearest render (0.024 at the median); noise of 0.1 at 0.1, a blur
-                       of two pixels at 0.11 to 0.18: full 0.03, none 0.15.
+    background credit  Patterns swing by 0.32 or more in their strongest channel, so the flat mean of a pattern is off
+                       by 0.16 or more everywhere and must earn nothing: 0.15. The autoencoder is off by 0.02 at 80 %
+                       of the pixels and by 0.04 at 90 %: 0.06. It earns 0.999, noise of 0.1 about 0.4, a blur of two
+                       pixels 0.2, a flat mean 0.03.
+    thing credit       Textures swing by 0.41 or more and edges soften in a decoder, so the limits are wider: 0.10 and
+                       0.30. What they let pass in shape, colour, texture, size and position, the parse must still
+                       find right. The autoencoder earns 0.94, a blur of one pixel 0.81.
+    realism            The autoencoder lies within 0.045 of the nearest render (0.024 at the median); noise of 0.1 at
+                       0.1, a blur of two pixels at 0.11 to 0.18: full 0.03, none 0.15.
     fit                Of the autoencoder's edits 99.8 % pass, of images blurred by four pixels or more none.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypedDict
 
 import torch
 from jaxtyping import Bool, Float
@@ -44,8 +45,8 @@ REALISM_NONE: Final = 0.15
 FIT_LIMIT: Final = 0.14
 """Largest rms distance between output and render of its parse, where the edit shows, for a success."""
 EXPLAINED: Final = 0.6
-"""Least share of the variance of the parse's render, where the edit shows, that the output must reproduce for a success:
-1 - rms distance² / variance. A flat patch reproduces none, whatever it parses as."""
+"""Least share of the variance of the parse's render, where the edit shows, that the output must reproduce for a
+success: 1 - rms distance² / variance. A flat patch reproduces none, whatever it parses as."""
 NOTHING_CREDIT: Final = 0.8
 """Least pixel credit of the whole image for `nothing` to count as done."""
 
@@ -57,7 +58,7 @@ ASKED: Final = {
     "move": ("shape", "colour"),
     "texture": ("shape", "texture"),
 }
-"""Attributes that must be right at `edit.cell` for the edit to be done (the shape, so that the thing is still there)."""
+"""Attributes that must be right at `edit.cell` for the edit to be done; the shape shows that the thing is still there."""
 KEPT: Final = {
     "recolour": ("shape", "texture", "size", "dx", "dy"),
     "replace": ("texture", "size", "dx", "dy"),
@@ -65,7 +66,8 @@ KEPT: Final = {
     "move": ("shape", "colour", "texture", "size"),
     "texture": ("shape", "colour", "size", "dx", "dy"),
 }
-"""Attributes of the edited thing that must not change; an added or removed thing has none, and a move may change the jitter."""
+"""Attributes of the edited thing that must not change; an added or removed thing has none, and a move may change the
+jitter."""
 DESCRIBED: Final = ("shape", "colour", "texture", "size")
 
 Region = Bool[Tensor, "height width"]
@@ -106,10 +108,10 @@ def edited_cells(edit: Edit) -> frozenset[int]:
 def achieved(edit: Edit, scene: Scene) -> bool:
     """Whether the asked attributes are right in `scene`, whatever else changed; nuisances left open are free.
 
-    recolour: the thing in its cell has the new colour and its old shape. remove: the cell is empty. add: a thing of the asked
-    shape, colour, texture and size stands in the cell. replace: a thing of the new shape and colour. resize, texture: the new
-    size or texture and the old shape. move: a thing of that shape and colour at the destination and nothing in the old cell.
-    background: new pattern and colour. nothing: the very scene.
+    recolour: the thing in its cell has the new colour and its old shape. remove: the cell is empty. add: a thing of
+    the asked shape, colour, texture and size stands in the cell. replace: a thing of the new shape and colour.
+    resize, texture: the new size or texture and the old shape. move: a thing of that shape and colour at the
+    destination and nothing in the old cell. background: new pattern and colour. nothing: the very scene.
     """
     before, after = edited_things(edit)
     if edit.category == "nothing":
@@ -176,14 +178,16 @@ def _success(edit: Edit, output: Tensor, parsed: Scene, explained: Tensor) -> fl
     if edit.category == "background":
         shows = ~_region(parsed.things)
     else:
-        shows = _region([*edited_things(edit), *(parsed.at(cell) for cell in edited_cells(edit))])
+        before, _ = edited_things(edit)
+        shows = _region([before, *(parsed.at(cell) for cell in edited_cells(edit))])
     return float(_fits(output, explained, shows))
 
 
 def _background_credit(edit: Edit, output: Tensor, parsed: Scene) -> float:
     """Credit over the pixels that are background before and after; 0 if the parse finds another background.
 
-    Pixels that a thing may rightly cover depending on an open jitter, or that the thing found there does cover, do not count.
+    Pixels that a thing may rightly cover depending on an open jitter, or that the thing found there does cover, do
+    not count.
     """
     if parsed.background != canonical(edit.source).background:
         return 0.0
@@ -222,7 +226,8 @@ def _preservation(edit: Edit, output: Tensor, parsed: Scene) -> float:
         credits.append(_background_credit(edit, output, parsed))
     if edit.category in KEPT:
         before, after = edited_things(edit)
-        assert before is not None and after is not None
+        assert before is not None
+        assert after is not None
         found = parsed.at(after.cell) or parsed.at(before.cell)
         credits.append(share_right(found, before, KEPT[edit.category]))
     return math.prod(credits) ** (1 / len(credits)) if credits else 1.0
@@ -254,17 +259,19 @@ def score(edit: Edit, output: Float[Tensor, "3 height width"]) -> Score:
     """Score one output (RGB in [0, 1]; values outside are clamped) of an edit.
 
     success
-        1 if the parsed scene has what was asked (`achieved`) and, where the edit shows, its render is within `FIT_LIMIT` rms of
-        the output and the output reproduces `EXPLAINED` of its variance; else 0. The edit shows in the regions of the edited thing before, after and as found, or, for
-        `background`, wherever no thing is found. For `nothing`: the parsed scene is the source and the pixel credit of the
-        whole image, by the background's limits, is at least `NOTHING_CREDIT`.
+        1 if the parsed scene has what was asked (`achieved`) and, where the edit shows, its render is within
+        `FIT_LIMIT` rms of the output and the output reproduces `EXPLAINED` of its variance; else 0. The edit shows in
+        the regions of the edited thing before and as found, or, for `background`, wherever no thing is found.
+        For `nothing`: the parsed scene is the source and the pixel credit of the whole image, by the background's
+        limits, is at least `NOTHING_CREDIT`.
     preservation
-        Geometric mean of one credit for each thing that is to be kept. *Background* (except for `background` edits): pixel
-        credit where neither source nor target has a thing, and 0 if the parsed background differs in pattern, colour or
-        phase. *Each thing in another cell*: pixel credit over its region, times the share (of two) of the jitter's
-        coordinates that is right, and 0 if the thing found there differs in shape, colour, texture or size. *The edited thing*, if it stays (`KEPT`): share of its kept attributes (jitter right and
-        down count as one each) that the parse finds right. All of it is 0 if the parse finds a thing in a cell that should
-        have stayed empty. An edit that was not done can be well preserved: the unchanged image has preservation 1.
+        Geometric mean of one credit for each thing that is to be kept. *Background* (except for `background` edits):
+        pixel credit where neither source nor target has a thing, and 0 if the parsed background differs in pattern,
+        colour or phase. *Each thing in another cell*: pixel credit over its region, times the share (of two) of the
+        jitter's coordinates that is right, and 0 if the thing found there differs in shape, colour, texture or size.
+        *The edited thing*, if it stays (`KEPT`): share of its kept attributes (jitter right and down count as one
+        each) that the parse finds right. All of it is 0 if the parse finds a thing in a cell that should have stayed
+        empty. An edit that was not done can be well preserved: the unchanged image has preservation 1.
     realism
         From the rms distance to the render of the parsed scene: 1 up to `REALISM_FULL`, 0 from `REALISM_NONE` on.
     overall
@@ -278,22 +285,48 @@ def score(edit: Edit, output: Float[Tensor, "3 height width"]) -> Score:
     return score_batch([edit], output[None])[0]
 
 
-def summarise(edits: Sequence[Edit], scores: Sequence[Score]) -> dict[str, float | dict[str, dict[str, float]]]:
-    """Means over the categories that occur (each counts the same), and under "categories" the means of each.
+class Means(TypedDict):
+    """Mean scores, each in [0, 1]."""
 
-    Keys: success, preservation, realism, overall, categories; each category has the same four means and its count.
+    success: float
+    preservation: float
+    realism: float
+    overall: float
+
+
+class CategoryMeans(Means):
+    """Mean scores of one category, and of how many edits."""
+
+    count: int
+
+
+class Summary(Means):
+    """Macro averages: the means over categories, each category counting the same; and the means of each."""
+
+    categories: dict[str, CategoryMeans]
+
+
+def _means(rows: Sequence[Score]) -> Means:
+    return Means(
+        success=sum(row.success for row in rows) / len(rows),
+        preservation=sum(row.preservation for row in rows) / len(rows),
+        realism=sum(row.realism for row in rows) / len(rows),
+        overall=sum(row.overall for row in rows) / len(rows),
+    )
+
+
+def summarise(edits: Sequence[Edit], scores: Sequence[Score]) -> Summary:
+    """Means per category that occurs, and their means over categories, so that a frequent category weighs no more.
 
     Raises:
         ValueError: there is no score, or not one per edit.
     """
     if not scores or len(edits) != len(scores):
         raise ValueError(f"{len(edits)} edits and {len(scores)} scores: need one score per edit, and at least one")
-    fields = ("success", "preservation", "realism", "overall")
-    categories: dict[str, dict[str, float]] = {}
+    categories: dict[str, CategoryMeans] = {}
     for category in CATEGORIES:
         own = [each for edit, each in zip(edits, scores, strict=True) if edit.category == category]
         if own:
-            means = {name: sum(getattr(each, name) for each in own) / len(own) for name in fields}
-            categories[category] = {**means, "count": len(own)}
-    macro = {name: sum(row[name] for row in categories.values()) / len(categories) for name in fields}
-    return {**macro, "categories": categories}
+            categories[category] = CategoryMeans(**_means(own), count=len(own))
+    macro = _means([Score(m["success"], m["preservation"], m["realism"], m["overall"]) for m in categories.values()])
+    return Summary(**macro, categories=categories)

@@ -1,9 +1,9 @@
 """Images to scenes by analysis through synthesis: the nearest renderable scene, found by search, with no learned model.
 
-The error of an explanation is the plain squared difference between the image and its exact render. Given the things, the
-best background is an exact minimum over all backgrounds; given the background, the best content of a cell is an exact
-minimum over all 1,297 contents. Both are a few matrix products, because a render is linear in its tables. Starting from
-a robust guess of the background, the two are alternated until nothing changes.
+The error of an explanation is the plain squared difference between the image and its exact render. Given the things,
+the best background is an exact minimum over all backgrounds; given the background, the best content of a cell is an
+exact minimum over all 1,297 contents. Both are a few matrix products, because a render is linear in its tables.
+Starting from a robust guess of the background, the two are alternated until nothing changes.
 """
 
 from dataclasses import replace
@@ -33,11 +33,10 @@ from nopair.world.scenes import (
 
 CLIP: Final = 0.12
 """Largest squared error (summed over RGB) a pixel may charge the first guess of the background. Half the contrast of a
-pattern costs about 0.08, so a wrong pattern still pays, while a thing in front costs no more than a third of a wrong tone."""
+pattern costs about 0.08, so a wrong pattern still pays, while a thing in front costs no more than a third of a wrong
+tone."""
 MAX_ROUNDS: Final = 8
 """Each round lowers the error, so a fixed point is certain; two or three rounds reach it in practice."""
-STARTS: Final = 2
-"""How many first guesses of the background are followed to their fixed points; the best explanation wins."""
 CHUNK: Final = 32
 """Images explained at once; bounds the memory."""
 
@@ -167,13 +166,12 @@ def _draw_things(index: Int[Tensor, "b cell"]) -> tuple[Float[Tensor, "b 3 pixel
     return _from_cells(paint), _from_cells(1 - mask[:, :, None])
 
 
-def _follow(
-    images: Float[Tensor, "b 3 height width"], ground: Int[Tensor, " b"]
-) -> tuple[Int[Tensor, " b"], Int[Tensor, "b cell"], Float[Tensor, " b"]]:
-    """From a guess of the background to the fixed point: background, contents of the cells, squared error."""
+def _explain(images: Float[Tensor, "b 3 height width"]) -> tuple[Int[Tensor, " b"], Int[Tensor, "b cell"]]:
+    """Background and contents of the cells at the fixed point reached from a robust guess of the background."""
     flat, cells = images.flatten(2), _to_cells(images)
+    everything_seen = torch.ones(len(images), 1, SIZE * SIZE)
+    ground = _ground_errors(flat, everything_seen, clip=CLIP).argmin(1)
     things = torch.full((len(images), len(CELLS)), -1)
-    error = torch.zeros(len(images))
     for _ in range(MAX_ROUNDS):
         drawn = _draw_ground(ground).unflatten(-1, (SIZE, SIZE))
         found = _thing_errors(cells, _to_cells(drawn)).argmin(-1)
@@ -181,8 +179,8 @@ def _follow(
             break
         things = found
         paint, seen = _draw_things(things)
-        error, ground = _ground_errors(flat - paint, seen, clip=float("inf")).min(1)
-    return ground, things, error
+        ground = _ground_errors(flat - paint, seen, clip=float("inf")).argmin(1)
+    return ground, things
 
 
 def _scene(ground: int, things: list[int]) -> Scene:
@@ -195,17 +193,6 @@ def _scene(ground: int, things: list[int]) -> Scene:
             found.append(Thing(shape, colour, texture, size, cell, dx, dy))
     colour = BACKGROUND_COLOURS[ground // len(grounds)]
     return Scene(replace(grounds[ground % len(grounds)], colour=colour), tuple(found))
-
-
-def _parse_chunk(images: Float[Tensor, "b 3 height width"]) -> list[Scene]:
-    everything_seen = torch.ones(len(images), 1, SIZE * SIZE)
-    guesses = _ground_errors(images.flatten(2), everything_seen, clip=CLIP).topk(STARTS, dim=1, largest=False).indices
-    followed = [_follow(images, guesses[:, i]) for i in range(STARTS)]
-    best = torch.stack([error for _, _, error in followed]).argmin(0)
-    return [
-        _scene(int(followed[start][0][i]), [int(index) for index in followed[start][1][i]])
-        for i, start in enumerate(best.tolist())
-    ]
 
 
 @torch.no_grad()
@@ -224,4 +211,8 @@ def parse(images: Float[Tensor, "batch 3 height width"]) -> list[Scene]:
     if not bool(images.isfinite().all()):
         raise ValueError("an image holds a value that is not finite; nothing renderable is near it")
     clean = images.detach().float().cpu().clamp(0, 1)
-    return [scene for chunk in clean.split(CHUNK) for scene in _parse_chunk(chunk)]
+    scenes: list[Scene] = []
+    for chunk in clean.split(CHUNK):
+        grounds, things = _explain(chunk)
+        scenes += [_scene(ground, row) for ground, row in zip(grounds.tolist(), things.tolist(), strict=True)]
+    return scenes

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -16,9 +17,10 @@ from nopair.world.scenes import CELLS, Scene
 
 Pixels = Float[Tensor, "batch 3 height width"]
 
-NOISE = 0.03
-_THING = ("shape", "colour", "texture", "size", "dx", "dy")
-_GROUND = ("pattern", "colour", "phase_x", "phase_y")
+NOISE: Final = 0.03
+"""Standard deviation of the noise in "slightly noisy"."""
+_THING: Final = ("shape", "colour", "texture", "size", "dx", "dy")
+_GROUND: Final = ("pattern", "colour", "phase_x", "phase_y")
 
 
 def parse_errors(truth: Sequence[Scene], parsed: Sequence[Scene]) -> dict[str, float]:
@@ -40,19 +42,18 @@ def parse_errors(truth: Sequence[Scene], parsed: Sequence[Scene]) -> dict[str, f
     return errors
 
 
-def error_rates(
-    reconstruct: Callable[[Pixels], Pixels] | None, seed: int, count: int
-) -> dict[str, dict[str, float]]:
+def error_rates(reconstruct: Callable[[Pixels], Pixels] | None, seed: int, count: int) -> dict[str, dict[str, float]]:
     """The oracle's error rates on `count` random edits, categories taking turns, from both splits.
 
-    One row for "rendered" images, one for "noisy" ones (white noise of 0.03), and, given a `reconstruct` that takes and returns
-    pixels (an autoencoder there and back), one for "reconstructed" ones. In each row:
+    One row for "rendered" images, one for "noisy" ones (white noise of 0.03), and, given a `reconstruct` that takes
+    and returns pixels (an autoencoder there and back), one for "reconstructed" ones. In each row:
 
-        scene, presence, shape, …       `parse_errors` on the right answers
-        missed                          right answers that are refused success
-        accepted_unchanged, accepted_wrong   unchanged images (but for `nothing`) and wrong edits that are granted success
-        preservation, realism           mean scores of the right answers (1 is perfect)
-        preservation_over_edit          mean preservation of edits that changed something else as well (0 is perfect)
+        scene, presence, shape, …  `parse_errors` on the right answers
+        missed                     right answers that are refused success
+        accepted_unchanged         unchanged images that are granted success (but for `nothing`)
+        accepted_wrong             wrong edits that are granted success
+        preservation, realism      mean scores of the right answers (1 is perfect)
+        preservation_over_edit     mean preservation where something else was changed as well (0 is perfect)
     """
     rng = random.Random(f"proof {seed}")
     edits = [random_edit(rng, CATEGORIES[k % len(CATEGORIES)], random_scene(rng)) for k in range(count)]
@@ -77,7 +78,9 @@ def _row(
     changing = [edit.category != "nothing" for edit in edits]
     scores = score_batch(edits, right)
     means = summarise(edits, scores)
-    of_unchanged = [score.success for score, counts in zip(score_batch(edits, unchanged), changing, strict=True) if counts]
+    of_unchanged = [
+        score.success for score, counts in zip(score_batch(edits, unchanged), changing, strict=True) if counts
+    ]
     of_wrong = [score.success for score in score_batch(edits, way(render_batch(wrong)))]
     of_over = [score.preservation for score in score_batch(edits, way(render_batch(over)))]
     return {

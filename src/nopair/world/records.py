@@ -1,7 +1,7 @@
 """The editor's training data: edits with the answer taken out.
 
-An `Edit` knows its target scene; an `EditRecord` has the reference image and words only. This module is the one place where
-the first becomes the second.
+An `Edit` knows its target scene; an `EditRecord` has the reference image and words only. This module is the one place
+where the first becomes the second.
 """
 
 import random

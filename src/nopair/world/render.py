@@ -11,8 +11,8 @@ from torch import Tensor
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
     CELL,
-    OFFSETS,
     OBJECT_COLOURS,
+    OFFSETS,
     PATTERNS,
     PERIOD,
     PHASES,
@@ -154,7 +154,10 @@ def render(scene: Scene) -> Float[Tensor, "3 height width"]:
     """RGB in [0, 1]."""
     ground = scene.background
     image = backgrounds()[
-        PATTERNS.index(ground.pattern), BACKGROUND_COLOURS.index(ground.colour), PHASES.index(ground.phase_y), PHASES.index(ground.phase_x)
+        PATTERNS.index(ground.pattern),
+        BACKGROUND_COLOURS.index(ground.colour),
+        PHASES.index(ground.phase_y),
+        PHASES.index(ground.phase_x),
     ].clone()
     for thing in scene.things:
         rows, columns = cell_slices(thing.cell)

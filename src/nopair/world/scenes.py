@@ -29,7 +29,9 @@ BACKGROUND_COLOURS: Final = ("grey", "brown", "teal", "pink")
 
 # One colour of every shape and one colour of nearly every pattern never occur in the editor's training
 # scenes; a held-out scene contains at least one of them.
-HELD_OUT_OBJECTS: Final = frozenset({("red", "triangle"), ("blue", "circle"), ("yellow", "cross"), ("purple", "square")})
+HELD_OUT_OBJECTS: Final = frozenset(
+    {("red", "triangle"), ("blue", "circle"), ("yellow", "cross"), ("purple", "square")}
+)
 HELD_OUT_BACKGROUNDS: Final = frozenset({("teal", "stripes"), ("pink", "bars"), ("grey", "checks"), ("brown", "dots")})
 
 

@@ -1,0 +1,134 @@
+"""`nopair tiny build`: trains the tiny checkpoints from nothing and writes them as ordinary Hugging Face folders.
+
+Parts are built in order, vae, base, judge, editor; a part needs those before it. Every part is one run of the shared
+training loop in `runs/tiny/<part>`, so an interrupted build goes on from its newest checkpoint.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final, final
+
+import torch
+from diffusers import AutoencoderKL
+from rich.console import Console
+
+from nopair.backbones.zimage import ZImageBackbone
+from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe
+from nopair.data.files import folder_atomic
+from nopair.errors import ModelError
+from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
+from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
+from nopair.tiny.judge import JudgePhase, JudgeSettings, new_processor
+from nopair.tiny.vae import VaePhase, VaeSettings
+from nopair.tiny.words import IMAGE, VIDEO, train_tokenizer
+from nopair.training import checkpoint
+from nopair.training.loop import run_phases
+from nopair.training.phase import Phase
+from nopair.training.run import EDITOR, train
+from nopair.weights import packaged
+
+PARTS: Final = ("vae", "base", "judge", "editor")
+RUNS: Final = Path("runs/tiny")
+"""Where the runs keep their checkpoints, so that a build can be interrupted."""
+
+
+@final
+class PartRun(Run):
+    """The run of one part. `settings` are its training settings, so that a build only goes on with what it began."""
+
+    settings: Mapping[str, int | float]
+
+
+def build(part: str, output: Path, steps: int | None = None) -> None:
+    """Build one part, or `all`, into `output`/<part>; what was there is replaced when the new one is complete.
+
+    Raises:
+        ModelError: a part that this one needs is not there.
+        Interrupted: after a signal, with the run saved; the same command goes on from there.
+    """
+    console = Console()
+    for name in PARTS if part == "all" else (part,):
+        console.rule(f"tiny {name}")
+        _BUILDERS[name](output, steps, console)
+
+
+def _build_vae(output: Path, steps: int | None, console: Console) -> None:
+    settings = VaeSettings() if steps is None else VaeSettings(steps=steps)
+    phase = VaePhase(settings)
+    _run(phase, settings, console)
+    with folder_atomic(output / "vae", marker="config.json") as part:
+        phase.vae.eval().half().save_pretrained(part)
+
+
+def _build_base(output: Path, steps: int | None, console: Console) -> None:
+    settings = BaseSettings() if steps is None else BaseSettings(steps=steps)
+    vae = _vae(output)
+    tokenizer = train_tokenizer(0)
+    phase = BasePhase(vae, tokenizer, settings)
+    _run(phase, settings, console)
+    transformer, text_encoder = phase.finish()
+    backbone = ZImageBackbone(vae.half(), text_encoder.model.half(), tokenizer, transformer.half(), SHIFT)
+    with folder_atomic(output / "base", marker="model_index.json") as part:
+        backbone.save(part)
+        write_card(part, base_card(ZImageBackbone.load(part), settings))
+
+
+def _build_judge(output: Path, steps: int | None, console: Console) -> None:
+    settings = JudgeSettings() if steps is None else JudgeSettings(steps=steps)
+    tokenizer = train_tokenizer(0, (IMAGE, VIDEO))
+    phase = JudgePhase(_vae(output), tokenizer, settings)
+    _run(phase, settings, console)
+    with folder_atomic(output / "judge", marker="config.json") as part:
+        phase.finish().half().save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        new_processor().save_pretrained(part)
+        write_card(part, judge_card(part, output / "base", settings))
+
+
+def _build_editor(output: Path, steps: int | None, console: Console) -> None:
+    shorter = [] if steps is None else [f"warmup.steps={steps}", f"npedit.steps={steps}"]
+    recipe = load_recipe(
+        "tiny",
+        [f"base.path='{output / 'base'}'", f"judge.path='{output / 'judge'}'", f"output='{RUNS / 'editor'}'", *shorter],
+    )
+    train(recipe, resume=_started(RUNS / "editor"))
+    with folder_atomic(output / "editor", marker="model_index.json") as part:
+        shutil.copytree(RUNS / "editor" / EDITOR, part, dirs_exist_ok=True)
+        write_card(part, editor_card(part, output / "judge", recipe))
+
+
+_BUILDERS: Final[dict[str, Callable[[Path, int | None, Console], None]]] = {
+    "vae": _build_vae,
+    "base": _build_base,
+    "judge": _build_judge,
+    "editor": _build_editor,
+}
+
+
+def _run(phase: Phase, settings: VaeSettings | BaseSettings | JudgeSettings, console: Console) -> None:
+    run = PartRun(
+        name=f"tiny-{phase.name}",
+        seed=settings.seed,
+        settings=asdict(settings),
+        output=str(RUNS / phase.name),
+        logging=LoggingConfig(every=50, samples_every=0),
+        checkpoint=CheckpointConfig(every=200, keep=2),
+    )
+    directory = Path(run.output)
+    phases: Sequence[Phase] = (phase,)
+    resume = "latest" if _started(directory) else None
+    run_phases(phases, recipe=run, directory=directory, resume=resume, console=console)
+
+
+def _started(directory: Path) -> bool:
+    return checkpoint.newest_total(directory / "checkpoints") > 0
+
+
+def _vae(output: Path) -> AutoencoderKL:
+    """The autoencoder, from its own folder or, in the package, from within the base."""
+    for folder in (output / "vae", output / "base" / "vae", packaged() / "base" / "vae"):
+        if (folder / "config.json").is_file():
+            return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+    raise ModelError(f"{output}: there is no autoencoder yet; build it with: nopair tiny build vae")

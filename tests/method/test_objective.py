@@ -1,0 +1,71 @@
+"""Eq. 21-22: the weighted total and the do-nothing rule."""
+
+import math
+
+import pytest
+import torch
+
+from nopair.errors import DataError
+from nopair.method import Weights, does_nothing, reference_loss, student_losses
+from nopair.types import EditBatch
+
+
+def batch(categories: tuple[str, ...], captions: tuple[str, ...], edited: tuple[str, ...]) -> EditBatch:
+    n = len(categories)
+    return EditBatch(torch.zeros(n, 3, 4, 4), ("do it",) * n, captions, edited, categories, ("",) * n)
+
+
+def test_the_total_is_the_weighted_mean_over_the_batch() -> None:
+    judge, dmd, reference = torch.rand(3, 5)
+    losses = student_losses(Weights(judge=0.02, dmd=1.0, reference=3.0), judge, dmd, reference)
+    torch.testing.assert_close(losses.total, (0.02 * judge + dmd + 3.0 * reference).mean())
+    assert losses.metrics() == pytest.approx(
+        {
+            "judge": judge.mean().item(),
+            "dmd": dmd.mean().item(),
+            "reference": reference.mean().item(),
+            "total": losses.total.item(),
+        }
+    )
+
+
+def test_a_term_of_weight_zero_is_out_of_the_graph() -> None:
+    judge = torch.tensor([math.nan, 1.0], requires_grad=True)
+    dmd = torch.tensor([1.0, 2.0], requires_grad=True)
+    losses = student_losses(Weights(judge=0.0, dmd=2.0), judge, dmd, torch.zeros(2))
+    losses.total.backward()
+    assert losses.total.item() == 3.0 and judge.grad is None
+    assert dmd.grad is not None and dmd.grad.tolist() == [1.0, 1.0]
+    assert math.isnan(losses.metrics()["judge"])  # reported, not hidden
+
+
+def test_a_bad_term_that_counts_is_not_hidden() -> None:
+    assert math.isnan(student_losses(Weights(1.0, 1.0), torch.tensor([math.nan]), torch.ones(1), torch.ones(1)).total)
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0, 0.0), (-1.0, 1.0, 0.0), (1.0, 1.0, -0.1), (math.nan, 1.0, 0.0)])
+def test_impossible_weights_are_refused(values: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="one of them > 0"):
+        Weights(*values)
+
+
+def test_the_reference_is_asked_of_do_nothing_samples_alone() -> None:
+    x0 = torch.randn(3, 2, 4, 4, requires_grad=True)
+    reference = torch.randn(3, 2, 4, 4, requires_grad=True)
+    loss = reference_loss(x0, reference, torch.tensor([True, False, True]))
+    expected = (x0 - reference).square().mean(dim=(1, 2, 3)).detach()
+    torch.testing.assert_close(loss.detach(), expected * torch.tensor([1.0, 0.0, 1.0]))
+    loss.sum().backward()
+    assert x0.grad is not None and reference.grad is None
+    assert (x0.grad[1] == 0).all() and (x0.grad[[0, 2]] != 0).all()
+    assert reference_loss(x0, x0.detach(), torch.ones(3, dtype=torch.bool)).sum() == 0
+
+
+def test_do_nothing_samples_are_found() -> None:
+    mask = does_nothing(batch(("recolour", "nothing"), ("a red square", "a dog"), ("a blue square", "a dog")))
+    assert mask.tolist() == [False, True]
+
+
+def test_do_nothing_with_another_caption_is_a_contradiction() -> None:
+    with pytest.raises(DataError, match="'do it' has category 'nothing'.*make the two equal"):
+        does_nothing(batch(("nothing",), ("a red square",), ("a blue square",)))

@@ -1,0 +1,125 @@
+"""The two phases with a toy base and a scripted judge: what a step may depend on, and that a resumed run is the same run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from nopair.backbones.fake import ToyBackbone
+from nopair.backbones.roles import FullRoles
+from nopair.config import Recipe, load_recipe
+from nopair.judges.scripted import ScriptedJudge
+from nopair.method.flow import levels
+from nopair.training.loop import run_phases
+from nopair.training.phases import Draws, EditPhase, Parts, WarmupPhase
+from nopair.training.sampling import Sampler
+from nopair.world.records import WorldSource
+
+QUICK = [
+    "threads=1",
+    "warmup.batch=4",
+    "npedit.batch=4",
+    "logging.sample_scenes=2",
+    "logging.every=1",
+    "checkpoint.keep=9",
+]
+
+
+def make_recipe(*overrides: str) -> Recipe:
+    return load_recipe("demo", [*QUICK, "warmup.steps=3", "npedit.steps=4", *overrides])
+
+
+def make_parts(recipe: Recipe) -> Parts:
+    torch.manual_seed(5)
+    roles = FullRoles.of(ToyBackbone.build(seed=0))
+    source = WorldSource(recipe.data.seed, held_out=False, nothing_share=recipe.data.nothing_share)
+    schedule = levels(recipe.sampling.steps, 1.0)
+    judge = ScriptedJudge((1.0, 0.0, 0.0))
+    sampler = Sampler(roles.student, source.batch(range(2)), schedule, recipe.seed)
+    return Parts(recipe, roles, judge, source, schedule, sampler)
+
+
+def weights(phase: EditPhase | WarmupPhase, parts: Parts) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in parts.roles.trainable("student").items()}
+
+
+def test_warmup_lowers_the_loss_and_hands_over_the_average() -> None:
+    parts = make_parts(make_recipe("warmup.steps=30", "warmup.lr=1e-2", "warmup.lr_warmup_steps=0"))
+    phase = WarmupPhase(parts)
+    losses = [phase.step(index)["loss"] for index in range(30)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    average = phase.state()["ema"]["average"]
+    assert all(torch.equal(value, average[name]) for name, value in weights(phase, parts).items())
+
+
+def test_only_the_student_and_the_fake_score_are_trained() -> None:
+    parts = make_parts(make_recipe())
+    before = {name: value.clone() for name, value in parts.roles.teacher.transformer.state_dict().items()}
+    student, fake = weights(EditPhase(parts), parts), parts.roles.trainable("fake")
+    fake_before = {name: value.detach().clone() for name, value in fake.items()}
+    phase = EditPhase(parts)
+    phase.step(0)
+    assert any(not torch.equal(student[name], value) for name, value in parts.roles.trainable("student").items())
+    assert any(not torch.equal(fake_before[name], value) for name, value in fake.items())
+    assert all(torch.equal(before[name], value) for name, value in parts.roles.teacher.transformer.state_dict().items())
+
+
+def test_accumulated_pieces_give_the_gradient_of_the_whole_batch() -> None:
+    results = []
+    for pieces in (1, 2, 4):
+        parts = make_parts(make_recipe(f"npedit.accumulate={pieces}", "npedit.fake_steps=1", "npedit.betas=[0.9,0.95]"))
+        phase = EditPhase(parts)
+        metrics = phase.step(0)
+        results.append((metrics["total"], metrics["grad_norm"]))
+    for total, norm in results[1:]:
+        assert total == pytest.approx(results[0][0], rel=1e-4)
+        assert norm == pytest.approx(results[0][1], rel=1e-3)
+
+
+def test_draws_of_a_sample_do_not_depend_on_its_batch() -> None:
+    like = torch.zeros(3, 2, 4, 4)
+    together = Draws(0, "npedit", [5, 6, 7], like)
+    alone = Draws(0, "npedit", [6], like[:1])
+    assert torch.equal(together.noise()[1], alone.noise()[0])
+    assert torch.equal(together.uniform()[1:2], alone.uniform())
+    assert torch.equal(together.integers(4)[1:2], alone.integers(4))
+
+
+@pytest.mark.parametrize("stop", ["warmup", "npedit"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: str) -> None:
+    def phases(recipe: Recipe) -> tuple[Parts, tuple[WarmupPhase, EditPhase]]:
+        parts = make_parts(recipe)
+        return parts, (WarmupPhase(parts), EditPhase(parts))
+
+    console = Console(quiet=True)
+    recipe = make_recipe("checkpoint.every=2")
+    parts, whole = phases(recipe)
+    run_phases(whole, recipe=recipe, directory=tmp_path / "whole", resume=None, console=console)
+    expected = {name: value.clone() for name, value in whole[1].weights().items()}
+
+    _, first = phases(recipe)
+    chosen = first[:1] if stop == "warmup" else first
+    run_phases(chosen, recipe=recipe, directory=tmp_path / "cut", resume=None, console=console)
+    if stop == "npedit":  # as if killed after the second step of the second phase
+        for path in (tmp_path / "cut" / "checkpoints").glob("checkpoint-7"):
+            path.rename(tmp_path / "lost")
+    _, second = phases(recipe)
+    run_phases(second, recipe=recipe, directory=tmp_path / "cut", resume="latest", console=console)
+    found = second[1].weights()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_do_nothing_samples_are_asked_for_identity_only() -> None:
+    recipe = make_recipe("data.nothing_share=1.0", "data.categories=[nothing]", "npedit.reference_weight=1.0")
+    metrics = EditPhase(make_parts(recipe)).step(0)
+    assert "judge_edit" not in metrics and "judge_identity" in metrics
+    assert metrics["reference"] > 0
+
+
+def test_the_judge_moves_the_student_towards_its_answer() -> None:
+    recipe = make_recipe("npedit.steps=60", "npedit.dmd_weight=0.0", "npedit.judge_weight=1.0", "npedit.lr=1e-2")
+    phase = EditPhase(make_parts(recipe))
+    losses = [phase.step(index)["judge"] for index in range(60)]
+    assert sum(losses[-10:]) < sum(losses[:10])

@@ -1,0 +1,241 @@
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nopair.world.corruptions import blur, flatten_patterns, gaussian_noise, ghost, over_edit, shift_pattern, wrong_edit
+from nopair.world.edits import CATEGORIES, Edit, random_edit, random_scene, sample_edit
+from nopair.world.oracle import Score, achieved, edited_cells, score, score_batch, summarise
+from nopair.world.render import render, render_batch
+from nopair.world.scenes import OBJECT_COLOURS, OFFSETS, PHASES, Scene, Thing
+
+CHANGING = tuple(category for category in CATEGORIES if category != "nothing")
+
+
+def _edits(category: str, count: int, seed: int = 0) -> list[Edit]:
+    rng = random.Random(f"{category} {seed}")
+    return [random_edit(rng, category, random_scene(rng)) for _ in range(count)]
+
+
+def _mixed(count: int, seed: int = 0) -> list[Edit]:
+    return [edit for category in CATEGORIES for edit in _edits(category, count, seed)]
+
+
+def _targets(edits: list[Edit]) -> Tensor:
+    return render_batch([edit.target for edit in edits])
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_the_exact_edit_gets_full_marks(category: str) -> None:
+    edits = _edits(category, 100)
+    for got in score_batch(edits, _targets(edits)):
+        assert got.success == 1.0
+        assert min(got.preservation, got.realism, got.overall) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("category", CHANGING)
+def test_the_unchanged_image_has_no_success_and_is_preserved(category: str) -> None:
+    edits = _edits(category, 60)
+    for got in score_batch(edits, render_batch([edit.source for edit in edits])):
+        assert (got.success, got.overall) == (0.0, 0.0)
+        assert got.preservation == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_a_wrong_edit_has_no_success(category: str) -> None:
+    edits, rng = _edits(category, 60), random.Random(1)
+    for got in score_batch(edits, render_batch([wrong_edit(rng, edit) for edit in edits])):
+        assert (got.success, got.overall) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_an_over_edit_is_not_preserved(category: str) -> None:
+    edits, rng = _edits(category, 60), random.Random(2)
+    for got in score_batch(edits, render_batch([over_edit(rng, edit) for edit in edits])):
+        assert got.success == (category != "nothing")
+        assert got.preservation == 0.0
+
+
+def _random_fields(rng: random.Random, edit: Edit) -> Edit:
+    """The same question with the answer's open nuisances drawn anew."""
+    if edit.category == "background":
+        ground = replace(edit.target.background, phase_x=rng.choice(PHASES), phase_y=rng.choice(PHASES))
+        return replace(edit, target=replace(edit.target, background=ground))
+    assert edit.cell is not None
+    thing = edit.target.at(edit.cell)
+    assert thing is not None
+    return replace(edit, target=edit.target.with_thing(replace(thing, dx=rng.choice(OFFSETS), dy=rng.choice(OFFSETS))))
+
+
+@pytest.mark.parametrize("category", ["add", "move", "background"])
+def test_no_score_depends_on_what_the_instruction_leaves_open(category: str) -> None:
+    edits, rng = _edits(category, 40), random.Random(3)
+    outputs = gaussian_noise(_targets(edits), 0.1, torch.Generator().manual_seed(0))
+    assert score_batch([_random_fields(rng, edit) for edit in edits], outputs) == score_batch(edits, outputs)
+
+
+def test_noise_blur_and_flatness_are_not_real() -> None:
+    edits = _mixed(6)
+    images, noise = _targets(edits), torch.Generator().manual_seed(0)
+    clean = [got.realism for got in score_batch(edits, gaussian_noise(images, 0.02, noise))]
+    assert min(clean) == 1.0
+    for bad in (gaussian_noise(images, 0.1, noise), blur(images, 2.0), flatten_patterns([e.target for e in edits])):
+        assert max(got.realism for got in score_batch(edits, bad)) < 0.5
+
+
+def test_an_image_without_detail_or_without_sense_is_never_a_success() -> None:
+    edits = _mixed(15)
+    images, noise = _targets(edits), torch.Generator().manual_seed(0)
+    for bad in (
+        blur(images, 4.0),
+        blur(images, 6.0),
+        torch.rand(images.shape, generator=noise),
+        gaussian_noise(torch.full_like(images, 0.5), 0.3, noise),
+        images.mean((2, 3), keepdim=True).expand_as(images),
+    ):
+        got = score_batch(edits, bad)
+        assert [each.success for each in got] == [0.0] * len(edits)
+        assert max(each.realism for each in got) < 0.2
+
+
+@pytest.mark.parametrize("category", ["remove", "background"])
+def test_a_flat_patch_is_no_background(category: str) -> None:
+    edits = _edits(category, 40)
+    got = score_batch(edits, flatten_patterns([edit.target for edit in edits]))
+    assert [each.success for each in got] == [0.0] * len(edits)
+
+
+def test_half_an_edit_is_no_success() -> None:
+    edits = [edit for category in ("recolour", "remove", "add", "move") for edit in _edits(category, 30)]
+    halfway = ghost(render_batch([edit.source for edit in edits]), _targets(edits), 0.5)
+    got = score_batch(edits, halfway)
+    assert sum(each.success for each in got) / len(got) < 0.1
+
+
+@pytest.mark.parametrize("category", [category for category in CHANGING if category != "background"])
+def test_a_lost_pattern_is_not_preserved(category: str) -> None:
+    edits, rng = _edits(category, 15), random.Random(4)
+    flat = flatten_patterns([edit.target for edit in edits])
+    shifted = render_batch([shift_pattern(rng, edit.target) for edit in edits])
+    for got in score_batch(edits * 2, torch.cat([flat, shifted])):
+        assert got.preservation < 0.3
+
+
+def test_what_an_autoencoder_loses_costs_little() -> None:
+    """Noise as strong as the error of a decoder at 30 dB."""
+    edits = _mixed(10)
+    outputs = gaussian_noise(_targets(edits), 10 ** (-30 / 20), torch.Generator().manual_seed(0))
+    means = summarise(edits, score_batch(edits, outputs))
+    assert means["success"] == 1.0
+    assert min(means["preservation"], means["realism"], means["overall"]) > 0.95
+
+
+def _thing_edit(category: str, **asked: str) -> Edit:
+    ground = random_scene(random.Random(0)).background
+    subject = Thing("circle", "red", "plain", "large", 0)
+    other = Thing("square", "green", "striped", "large", 3, 2, 2)
+    source = Scene(ground, (subject, other))
+    return Edit(category, "", source, source.with_thing(replace(subject, **asked)), subject.noun, 0)
+
+
+def test_a_change_of_the_edited_thing_that_was_not_asked_costs_its_share() -> None:
+    edit = _thing_edit("recolour", colour="blue")
+    resized = edit.target.with_thing(Thing("circle", "blue", "plain", "small", 0))
+    got = score(edit, render(edit.target.with_thing(Thing("circle", "blue", "dotted", "large", 0, 2, -2))))
+    assert got.success == 1.0
+    assert got.preservation == pytest.approx((2 / 5) ** (1 / 3), abs=0.02)
+    # The ring of background that a smaller thing bares was covered before, so it does not count.
+    assert score(edit, render(resized)).preservation == pytest.approx((4 / 5) ** (1 / 3), abs=0.02)
+
+
+def test_a_nudged_thing_is_half_kept() -> None:
+    edit = _thing_edit("recolour", colour="blue")
+    one, both = (Thing("square", "green", "striped", "large", 3, *at) for at in ((0, 2), (0, 0)))
+    assert 0.6 < score(edit, render(edit.target.with_thing(one))).preservation < 0.5 ** (1 / 3) + 0.01
+    assert score(edit, render(edit.target.with_thing(both))).preservation == 0.0
+
+
+def test_a_vanished_or_an_invented_thing_is_no_preservation() -> None:
+    edit = _thing_edit("recolour", colour="blue")
+    invented = edit.target.with_thing(Thing("cross", "white", "plain", "small", 1))
+    for scene in (edit.target.without(3), invented):
+        got = score(edit, render(scene))
+        assert (got.success, got.preservation) == (1.0, 0.0)
+
+
+def test_damage_to_the_background_costs_in_proportion() -> None:
+    edit = _thing_edit("recolour", colour="blue")
+    output = render(edit.target)
+    output[:, :32, 32:] = 0.5
+    share = 1 - 32 * 32 / float((render(edit.target) == render(Scene(edit.target.background, ()))).all(0).sum())
+    got = score(edit, output)
+    assert got.success == 1.0
+    assert got.preservation == 0.0 or got.preservation == pytest.approx(share ** (1 / 3), abs=0.1)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_achieved_agrees_with_the_pixels(category: str) -> None:
+    rng = random.Random(5)
+    for edit in _edits(category, 50):
+        assert achieved(edit, edit.target)
+        assert achieved(edit, edit.source) == (category == "nothing")
+        assert not achieved(edit, wrong_edit(rng, edit))
+
+
+def test_edited_cells() -> None:
+    expected = {"move": 2, "background": 0, "nothing": 0}
+    for edit in _mixed(5):
+        assert len(edited_cells(edit)) == expected.get(edit.category, 1)
+
+
+def test_a_recoloured_thing_of_the_wrong_colour_fails_for_every_colour() -> None:
+    edit = _thing_edit("recolour", colour="blue")
+    for colour in OBJECT_COLOURS:
+        got = score(edit, render(edit.source.with_thing(Thing("circle", colour, "plain", "large", 0))))
+        assert got.success == (colour == "blue")
+
+
+def test_one_by_one_is_the_same_as_in_a_batch() -> None:
+    edits = _mixed(2)
+    outputs = gaussian_noise(_targets(edits), 0.1, torch.Generator().manual_seed(0))
+    assert [score(edit, output) for edit, output in zip(edits, outputs, strict=True)] == score_batch(edits, outputs)
+
+
+def test_scores_stay_in_range_whatever_the_image() -> None:
+    edits = _mixed(3)
+    noise = torch.Generator().manual_seed(0)
+    for images in (5 * torch.randn(len(edits), 3, 64, 64, generator=noise), torch.zeros(len(edits), 3, 64, 64)):
+        for got in score_batch(edits, images):
+            for value in (got.success, got.preservation, got.realism, got.overall):
+                assert 0.0 <= value <= 1.0
+
+
+def test_held_out_edits_are_scored_alike() -> None:
+    rng = random.Random(6)
+    edits = [sample_edit(rng, category, held_out=True) for category in CATEGORIES for _ in range(5)]
+    assert min(got.overall for got in score_batch(edits, _targets(edits))) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_wrong_numbers_and_sizes_are_refused() -> None:
+    edits = _mixed(1)
+    with pytest.raises(ValueError, match="9 edits but 1 outputs"):
+        score_batch(edits, torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="64 x 64"):
+        score(edits[0], torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match="not finite"):
+        score(edits[0], torch.full((3, 64, 64), float("nan")))
+
+
+def test_the_summary_weighs_categories_alike() -> None:
+    edits = [*_edits("remove", 3), *_edits("add", 1)]
+    scores = [Score(1.0, 0.5, 1.0, 0.5)] * 3 + [Score(0.0, 1.0, 0.0, 0.0)]
+    means = summarise(edits, scores)
+    assert (means["success"], means["preservation"], means["realism"], means["overall"]) == (0.5, 0.75, 0.5, 0.25)
+    assert list(means["categories"]) == ["remove", "add"]
+    assert means["categories"]["remove"] == {
+        "success": 1.0, "preservation": 0.5, "realism": 1.0, "overall": 0.5, "count": 3
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="at least one"):
+        summarise([], [])
