@@ -1,12 +1,14 @@
-"""The method in one file: an editor learnt without a single before/after pair. Needs only torch; half a minute on a CPU.
+"""The method in one file: an editor learnt without one before/after pair. Needs only torch; half a minute on a CPU.
 
-A photo here is four numbers: its hue (a point on a circle, so two numbers), detail and shade, and in real photos shade is
-detail * hue[0]. An instruction asks for one of six hues, or for nothing. A good edit has the asked hue and the old detail
-and looks real, so it needs a new shade; but the judge is blind to shades, and only the base knows what real photos are like.
+A photo here is four numbers: hue (a point on a circle, so two of them), detail and shade, and in real photos the shade
+is detail * hue[0]. An instruction asks for one of six hues, or for nothing. A good edit has the asked hue and the old
+detail and looks real, so it needs a new shade; but the judge is blind to shades, and only the base has seen real photos.
+
 The equations are numbered as in docs/method.md; `nopair.method` has them for images, and the tests compare the two.
 """
 
 import copy
+import itertools
 import math
 import sys
 
@@ -28,6 +30,10 @@ def interpolate(x0, noise, t):  # Eq. 1
 
 def to_x0(x, v, t):  # Eq. 3
     return x - t[:, None] * v
+
+
+def guided(cond, uncond, scale):  # Eq. 4
+    return lambda x, t: uncond(x, t) + scale * (cond(x, t) - uncond(x, t))
 
 
 def shift_time(t, shift):  # Eq. 5
@@ -86,8 +92,8 @@ def requests():
 
 
 def judge(reference, edited, text):
-    """Stands for a vision-language model: logit(Yes) - logit(No), differentiable in `edited`. Is it the hue asked for? Is it
-    still the old hue (a good edit wants No)? Is the detail the same? To do nothing: only, are the photos the same?"""
+    """Stands for a vision-language model: logit(Yes) - logit(No), differentiable in `edited`. Is it the hue asked for?
+    Is it still the old hue (a good edit wants No)? Is the detail the same? To do nothing: are the photos the same?"""
     nothing = text == NOTHING
     distances = [
         (edited[:, :2] - HUES[text.clamp(max=5)]).norm(dim=1),
@@ -105,7 +111,7 @@ class Net(nn.Module):
     def __init__(self, width=128):
         super().__init__()
         sizes = [4 + 1 + 8 + 5, width, width, width]
-        hidden = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
+        hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, 4))
 
     def forward(self, x, t, text, reference=None):
@@ -131,7 +137,7 @@ def noise_and_times():
 
 
 def pretrain(steps):
-    """The text-to-image base that a real run downloads: captioned photos, with captions dropped at times for guidance."""
+    """The text-to-image base, which a real run downloads: captioned photos, captions dropped at times for guidance."""
     base = Net()
     optimizer = torch.optim.Adam(base.parameters(), lr=LEARNING_RATE)
     for _ in range(steps):
@@ -169,8 +175,7 @@ def train(base, student, steps, judge_weight=0.05, dmd_weight=1.0):
             descend(fake_optimizer, denoising_loss(x0, fake.on(caption), *noise_and_times()))
 
         reference, text, caption = requests()
-        with_text, without = base.on(caption), base.on(torch.full_like(caption, EMPTY))
-        teacher = lambda x, t, c=with_text, u=without: u(x, t) + GUIDANCE * (c(x, t) - u(x, t))  # noqa: E731  Eq. 4
+        teacher = guided(base.on(caption), base.on(torch.full_like(caption, EMPTY)), GUIDANCE)
         x0 = generate(reference, text)
         verdict = judge_loss(*judge(reference, x0, text), temperature=min(1.0, 0.1 + 0.9 * 4 * step / steps))  # Eq. 13
         realism = dmd_loss(x0, teacher, fake.on(caption), *noise_and_times())
@@ -196,14 +201,14 @@ def main(effort):
     torch.manual_seed(0)
     base = pretrain(int(1500 * effort))
     student = warm_up(base, int(500 * effort))
-    for name, weights in {
-        "warmed up": None,
-        "trained": (0.05, 1.0),
-        "only judge": (0.05, 0.0),
-        "only DMD": (0.0, 1.0),
-    }.items():
-        result = student if weights is None else train(base, student, int(800 * effort), *weights)
-        print(f"{name:>10}  " + "  ".join(f"{part} {value:.2f}" for part, value in score(result).items()))
+    report("warmed up", student)
+    report("trained", train(base, student, int(800 * effort)))
+    report("only judge", train(base, student, int(800 * effort), dmd_weight=0.0))
+    report("only DMD", train(base, student, int(800 * effort), judge_weight=0.0))
+
+
+def report(name, student):
+    print(f"{name:>10}  " + "  ".join(f"{part} {value:.2f}" for part, value in score(student).items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     from nopair import Editor, load_image, save_image
 
-This module knows the few names a user of the library needs, and the version. It imports no torch until a name that needs
-it is used, so that the command line and small clients start at once.
+This module knows the few names a user of the library needs, and the version. It imports no torch until a name that
+needs it is used, so that the command line and small clients start at once.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -86,8 +86,10 @@ def test_known_schedules(steps: int, shift: float, expected: list[float]) -> Non
 @given(st.integers(1, 50), shifts)
 def test_a_schedule_falls_strictly_from_one_and_stays_above_zero(steps: int, shift: float) -> None:
     schedule = levels(steps, shift)
-    assert schedule.shape == (steps,) and schedule.dtype == torch.float32
-    assert schedule[0] == 1 and schedule[-1] > 0
+    assert schedule.shape == (steps,)
+    assert schedule.dtype == torch.float32
+    assert schedule[0] == 1
+    assert schedule[-1] > 0
     assert (schedule.diff() < 0).all()
 
 

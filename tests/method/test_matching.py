@@ -66,13 +66,16 @@ def test_denoising_trains_the_field_and_not_the_sample() -> None:
     loss = denoising_loss(x0, lambda x, t: weight * x, t, noise)
     torch.testing.assert_close(loss, flow_matching_loss(0.5 * interpolate(x0, noise, t), x0, noise))
     loss.sum().backward()
-    assert weight.grad is not None and weight.grad != 0 and x0.grad is None
+    assert weight.grad is not None
+    assert weight.grad != 0
+    assert x0.grad is None
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 0.4), st.floats(0.5, 1.0), st.floats(0.2, 10.0))
 def test_query_times_stay_inside_their_range(u: list[float], low: float, high: float, shift: float) -> None:
     t = query_times(torch.tensor(u, dtype=torch.float64), low, high, shift)
-    assert (t >= low).all() and (t <= high + 1e-12).all()
+    assert (t >= low).all()
+    assert (t <= high + 1e-12).all()
 
 
 def test_query_times_without_shift_are_uniform_and_the_top_may_differ_by_sample() -> None:
@@ -84,7 +87,8 @@ def test_query_times_without_shift_are_uniform_and_the_top_may_differ_by_sample(
 def test_normalisers_measure_the_distance_to_the_teacher() -> None:
     x, real = torch.randn(2, *SHAPE)
     distance = (x - real).abs()
-    assert per_sample(x, real).shape == (3, 1, 1, 1) and per_pixel(x, real).shape == (3, 1, 4, 5)
+    assert per_sample(x, real).shape == (3, 1, 1, 1)
+    assert per_pixel(x, real).shape == (3, 1, 4, 5)
     torch.testing.assert_close(per_sample(x, real).flatten(), distance.flatten(1).mean(dim=1))
     torch.testing.assert_close(per_pixel(x, real)[:, 0], distance.mean(dim=1))
     torch.testing.assert_close(per_pixel(x, x + 0.3), per_sample(x, x + 0.3).expand(3, 1, 4, 5))
@@ -158,7 +162,10 @@ def test_no_gradient_reaches_the_teacher_or_the_fake_score() -> None:
     x0.requires_grad_()
     real, fake = torch.tensor(0.2, requires_grad=True), torch.tensor(0.7, requires_grad=True)
     dmd_loss(x0, lambda x, t: real * x, lambda x, t: fake * x, torch.rand(3), noise, per_sample).sum().backward()
-    assert real.grad is None and fake.grad is None and x0.grad is not None and (x0.grad != 0).any()
+    assert real.grad is None
+    assert fake.grad is None
+    assert x0.grad is not None
+    assert (x0.grad != 0).any()
 
 
 def test_descent_brings_the_students_distribution_to_the_teachers() -> None:
@@ -202,7 +209,8 @@ def test_decoupled_guidance_is_asked_at_its_own_times() -> None:
         x0, watched("cond", cond), watched("uncond", uncond), watched("fake", fake), torch.full((3,), 2.0),
         (matching, guidance), noise, per_sample,
     )  # fmt: skip
-    assert torch.equal(times["fake"][0], matching) and torch.equal(times["uncond"][0], guidance)
+    assert torch.equal(times["fake"][0], matching)
+    assert torch.equal(times["uncond"][0], guidance)
     assert torch.equal(torch.stack(times["cond"]), torch.stack([matching, guidance]))
 
 

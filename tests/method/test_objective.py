@@ -34,8 +34,10 @@ def test_a_term_of_weight_zero_is_out_of_the_graph() -> None:
     dmd = torch.tensor([1.0, 2.0], requires_grad=True)
     losses = student_losses(Weights(judge=0.0, dmd=2.0), judge, dmd, torch.zeros(2))
     losses.total.backward()
-    assert losses.total.item() == 3.0 and judge.grad is None
-    assert dmd.grad is not None and dmd.grad.tolist() == [1.0, 1.0]
+    assert losses.total.item() == 3.0
+    assert judge.grad is None
+    assert dmd.grad is not None
+    assert dmd.grad.tolist() == [1.0, 1.0]
     assert math.isnan(losses.metrics()["judge"])  # reported, not hidden
 
 
@@ -56,8 +58,10 @@ def test_the_reference_is_asked_of_do_nothing_samples_alone() -> None:
     expected = (x0 - reference).square().mean(dim=(1, 2, 3)).detach()
     torch.testing.assert_close(loss.detach(), expected * torch.tensor([1.0, 0.0, 1.0]))
     loss.sum().backward()
-    assert x0.grad is not None and reference.grad is None
-    assert (x0.grad[1] == 0).all() and (x0.grad[[0, 2]] != 0).all()
+    assert x0.grad is not None
+    assert reference.grad is None
+    assert (x0.grad[1] == 0).all()
+    assert (x0.grad[[0, 2]] != 0).all()
     assert reference_loss(x0, x0.detach(), torch.ones(3, dtype=torch.bool)).sum() == 0
 
 
@@ -67,5 +71,5 @@ def test_do_nothing_samples_are_found() -> None:
 
 
 def test_do_nothing_with_another_caption_is_a_contradiction() -> None:
-    with pytest.raises(DataError, match="'do it' has category 'nothing'.*make the two equal"):
+    with pytest.raises(DataError, match=r"'do it' has category 'nothing'.*make the two equal"):
         does_nothing(batch(("nothing",), ("a red square",), ("a blue square",)))

@@ -55,7 +55,8 @@ def test_what_was_not_asked_counts_for_nothing(rubbish: float) -> None:
     torch.testing.assert_close(loss.detach(), expected)
     loss.sum().backward()
     assert answers.grad is not None
-    assert (answers.grad[asked] != 0).all() and (answers.grad[~asked] == 0).all()
+    assert (answers.grad[asked] != 0).all()
+    assert (answers.grad[~asked] == 0).all()
 
     logits = torch.stack([torch.zeros(3, 2), answers.detach()], dim=-1).requires_grad_()
     right = torch.where(asked, 1, -100)  # padding of the usual kind
@@ -63,7 +64,8 @@ def test_what_was_not_asked_counts_for_nothing(rubbish: float) -> None:
     torch.testing.assert_close(full.detach(), expected)
     full.sum().backward()
     assert logits.grad is not None
-    assert (logits.grad[asked] != 0).all() and (logits.grad[~asked] == 0).all()
+    assert (logits.grad[asked] != 0).all()
+    assert (logits.grad[~asked] == 0).all()
 
 
 @pytest.mark.parametrize("value", [1e4, -1e4, 1e30, -1e30])
@@ -71,7 +73,9 @@ def test_extreme_answers_stay_finite(value: float) -> None:
     answers = torch.tensor([[value]], requires_grad=True)
     loss = judge_loss(answers, ALL, ALL, 1.0)
     loss.sum().backward()
-    assert answers.grad is not None and torch.isfinite(loss).all() and torch.isfinite(answers.grad).all()
+    assert answers.grad is not None
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(answers.grad).all()
     assert answers.grad.item() == (0.0 if value > 0 else -1.0)
     assert loss.item() == pytest.approx(max(-value, 0.0))
 
@@ -81,9 +85,11 @@ def test_a_sure_judge_in_bf16_still_gives_a_gradient() -> None:
     answers = torch.tensor([[10.0]], dtype=torch.bfloat16, requires_grad=True)
     assert 1 - torch.sigmoid(answers) == 0
     loss = judge_loss(answers, ALL, ALL, 1.0)
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(4.54e-5, rel=1e-3)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(4.54e-5, rel=1e-3)
     loss.sum().backward()
-    assert answers.grad is not None and answers.grad.item() < 0
+    assert answers.grad is not None
+    assert answers.grad.item() < 0
 
 
 def test_log_odds_of_the_right_answer_do_not_mix_polarities() -> None:

@@ -32,6 +32,8 @@ from nopair.weights import packaged
 PARTS: Final = ("vae", "base", "judge", "editor")
 RUNS: Final = Path("runs/tiny")
 """Where the runs keep their checkpoints, so that a build can be interrupted."""
+_VAE: Final = RUNS / "vae" / "vae"
+"""The autoencoder is shipped within the base, and has no folder of its own."""
 
 
 @final
@@ -58,7 +60,7 @@ def _build_vae(output: Path, steps: int | None, console: Console) -> None:
     settings = VaeSettings() if steps is None else VaeSettings(steps=steps)
     phase = VaePhase(settings)
     _run(phase, settings, console)
-    with folder_atomic(output / "vae", marker="config.json") as part:
+    with folder_atomic(_VAE, marker="config.json") as part:
         phase.vae.eval().half().save_pretrained(part)
 
 
@@ -127,8 +129,8 @@ def _started(directory: Path) -> bool:
 
 
 def _vae(output: Path) -> AutoencoderKL:
-    """The autoencoder, from its own folder or, in the package, from within the base."""
-    for folder in (output / "vae", output / "base" / "vae", packaged() / "base" / "vae"):
+    """The autoencoder just built or, if there is none, the one within the base."""
+    for folder in (_VAE, output / "base" / "vae", packaged() / "base" / "vae"):
         if (folder / "config.json").is_file():
             return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
-    raise ModelError(f"{output}: there is no autoencoder yet; build it with: nopair tiny build vae")
+    raise ModelError(f"{_VAE}: there is no autoencoder yet; build it with: nopair tiny build vae")

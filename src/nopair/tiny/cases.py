@@ -36,16 +36,19 @@ from nopair.world.scenes import (
 PATCH: Final = 8
 """Side in pixels of the patches that evidence is marked on."""
 KINDS: Final = {
-    "right": 0.34,
-    "unchanged": 0.12,
-    "wrong": 0.17,
+    "right": 0.28,
+    "unchanged": 0.1,
+    "wrong": 0.2,
     "half": 0.1,
-    "over": 0.13,
-    "smeared": 0.08,
-    "corrupted": 0.06,
-    "unrelated": 0.06,
+    "over": 0.15,
+    "smeared": 0.1,
+    "corrupted": 0.05,
+    "unrelated": 0.05,
 }
 """Kinds of attempt and their shares."""
+
+_PRESENCE: Final = 0.35
+"""Share of attempts about which it is asked, besides, whether some thing can be seen: removal has too few such questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,12 +319,12 @@ def _seen(scene: Scene, noun: str) -> Thing | None:
     return next((thing for thing in scene.things if thing.noun == noun), None)
 
 
-def _presence(edit: Edit, attempt: _Attempt) -> tuple[bool, Tensor] | None:
-    """Answer and evidence for 'is it still there'; None when damage makes it debatable."""
+def _presence(noun: str, attempt: _Attempt) -> tuple[bool, Tensor] | None:
+    """Answer and evidence for whether a `noun` can be seen; None when damage makes it debatable."""
     evidence = torch.zeros(SIZE // PATCH, SIZE // PATCH, dtype=torch.bool)
     if attempt.shown is None:
         return None
-    thing = _seen(attempt.shown, edit.subject)
+    thing = _seen(attempt.shown, noun)
     if thing is None:
         return False, evidence
     mask, _ = thing_layers(thing)
@@ -329,6 +332,22 @@ def _presence(edit: Edit, attempt: _Attempt) -> tuple[bool, Tensor] | None:
     top, left = 32 * (thing.cell // 2), 32 * (thing.cell % 2)
     full[top : top + 32, left : left + 32] = mask
     return True, _patches(full > 0.5)
+
+
+def _some_noun(rng: random.Random, scene: Scene) -> str:
+    """A thing of the scene, as it is or with another colour or shape; or any thing."""
+    thing = rng.choice(scene.things) if scene.things else random_thing(rng, 0, rng.choice(SHAPES))
+    roll = rng.random()
+    if roll < 0.25:
+        thing = replace(thing, colour=_other(rng, OBJECT_COLOURS, thing.colour))
+    elif roll < 0.5:
+        thing = replace(thing, shape=_other(rng, SHAPES, thing.shape))
+    return thing.noun
+
+
+def is_presence(question: Question) -> bool:
+    """Whether a question asks if something can be seen in the attempt, without the reference."""
+    return "{reference}" not in question.prompt
 
 
 def draw_kind(rng: random.Random, unrelated: float = KINDS["unrelated"]) -> str:
@@ -341,10 +360,14 @@ def make_case(rng: random.Random, source: torch.Generator, kind: str, edit: Edit
     """The questions about one attempt, each with its answer; debatable ones are left out, so there may be none."""
     attempt = _attempt(rng, kind, edit, source)
     before, after = render(edit.source), render(edit.target)
+    asked = [(edit.subject, question) for question in questions_for(edit.category, edit.instruction, edit.subject)]
+    if attempt.shown is not None and rng.random() < _PRESENCE:
+        noun = _some_noun(rng, attempt.shown)
+        asked.append((noun, questions_for("remove", f"remove the {noun}", noun)[0]))
     cases = []
-    for question in questions_for(edit.category, edit.instruction, edit.subject):
-        if question.kind == "edit" and not question.wants_yes:
-            judged = _presence(edit, attempt)
+    for noun, question in asked:
+        if is_presence(question):
+            judged = _presence(noun, attempt)
         else:
             judged = _compared(edit, attempt, question, before, after)
         if judged is not None:

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
-from nopair.tiny.cases import KINDS, PATCH, Case, draw_kind, make_case, view
+from nopair.tiny.cases import KINDS, PATCH, Case, draw_kind, is_presence, make_case, view
 from nopair.tiny.optim import MuonAdamW, best_device, cosine
 from nopair.tiny.words import IMAGE, VIDEO, any_edit
 from nopair.world.scenes import SIZE
@@ -170,7 +170,7 @@ class JudgePhase:
         for i, group in enumerate(groups):
             for case in group:
                 rows.append(self.judge.encode_prompt(case.question.prompt))
-                alone = "{reference}" not in case.question.prompt
+                alone = is_presence(case.question)
                 order.extend([i] if alone else [batch + i, i])
                 heads.append(2 if alone else _KINDS_OF_EVIDENCE.index(case.question.kind))
         inner, states = _hidden(self.judge, rows, features[torch.tensor(order)])

@@ -13,7 +13,7 @@ from torch import Tensor
 from nopair.backbones.base import Backbone
 from nopair.judges.base import Judge
 from nopair.method.flow import guided, levels
-from nopair.tiny.cases import KINDS, Case, make_case
+from nopair.tiny.cases import KINDS, Case, is_presence, make_case
 from nopair.tiny.words import any_edit
 from nopair.types import Text
 from nopair.world.edits import random_scene
@@ -149,5 +149,5 @@ def _ask(
     odds = judge.yes_minus_no(before, attempts, [[case.question for case in group] for group in groups])
     for i, group in enumerate(groups):
         for j, case in enumerate(group):
-            kind = "presence" if case.question.kind == "edit" and not case.question.wants_yes else case.question.kind
+            kind = "presence" if is_presence(case.question) else case.question.kind
             right[case.category, kind, case.kind].append(bool((odds[i, j] > 0) == case.answer_yes))

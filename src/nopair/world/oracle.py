@@ -58,7 +58,7 @@ ASKED: Final = {
     "move": ("shape", "colour"),
     "texture": ("shape", "texture"),
 }
-"""Attributes that must be right at `edit.cell` for the edit to be done; the shape shows that the thing is still there."""
+"""What must be right at `edit.cell` for the edit to be done; the shape shows that the thing is still there."""
 KEPT: Final = {
     "recolour": ("shape", "texture", "size", "dx", "dy"),
     "replace": ("texture", "size", "dx", "dy"),

@@ -1,0 +1,39 @@
+"""The demo, cut short: all that it promises to write is there and readable."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nopair.evaluation import demo as module
+from nopair.editor import Editor
+
+SHORT = [
+    "threads=1",
+    "warmup.steps=2",
+    "warmup.batch=2",
+    "npedit.steps=2",
+    "npedit.batch=2",
+    "logging.every=1",
+    "logging.sample_scenes=2",
+]
+
+
+def test_a_short_demo_writes_editor_report_picture_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PER_CATEGORY", 1)
+    monkeypatch.setattr(module, "SHOWN", 1)
+    output = tmp_path / "demo"
+    for _ in range(2):  # a second demo replaces the first
+        module.demo(output, 0, SHORT)
+    results = json.loads((output / "results.json").read_text())
+    assert set(results) >= {"before", "after", "cost", "scenes", "seed"}
+    for side in ("before", "after"):
+        assert set(results[side]) >= {"success", "preservation", "realism", "overall", "categories"}
+        assert len(results[side]["categories"]) == 9
+    assert set(results["cost"]) == {"seconds", "flops", "peak_memory_bytes"}
+    assert results["cost"]["flops"] > 1e9
+    assert results["scenes"] == 9
+    Image.open(output / "grid.png").verify()
+    assert "<svg" in (output / "report.html").read_text()
+    Editor.load(output / "editor")

@@ -1,0 +1,53 @@
+"""The shapes-world benchmark on outputs whose scores are known."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nopair.evaluation.world import ask, evaluate, evaluate_editor, evaluate_outputs
+from nopair.editor import Editor
+from nopair.judges.llava_onevision import LlavaOnevisionJudge
+from nopair.judges.scripted import ScriptedJudge
+from nopair.weights import resolve
+from nopair.world.cases import held_out_cases
+from nopair.world.render import render_batch
+from nopair.world.scenes import is_held_out
+
+JUDGE = ScriptedJudge((0.5, 0.5, 0.5))
+
+
+def test_right_answers_score_one_and_references_zero_success() -> None:
+    edits = held_out_cases(3, 2)
+    right = evaluate_outputs(render_batch([edit.target for edit in edits]), JUDGE, edits).verdict.total
+    assert (right.success, right.preservation, right.realism) == (1.0, 1.0, 1.0)
+    unchanged = evaluate_outputs(render_batch([edit.source for edit in edits]), JUDGE, edits).verdict
+    assert unchanged.categories["nothing"].success == 1.0
+    assert all(marks.success == 0.0 for name, marks in unchanged.categories.items() if name != "nothing")
+    assert all(is_held_out(edit.source) or is_held_out(edit.target) for edit in edits)
+
+
+def test_scores_of_an_editor_do_not_depend_on_how_many_are_scored() -> None:
+    editor, edits = Editor.load("tiny:editor"), held_out_cases(0, 2)
+    many = evaluate_editor(editor, JUDGE, edits, seed=5).outputs
+    few = evaluate_editor(editor, JUDGE, edits[:3], seed=5).outputs
+    torch.testing.assert_close(many[:3], few, atol=1e-4, rtol=0)
+
+
+def test_the_judge_is_asked_what_it_was_trained_under() -> None:
+    judge = LlavaOnevisionJudge.load(resolve("tiny:judge"))
+    edits = held_out_cases(0, 1)
+    answers = ask(judge, edits, render_batch([edit.source for edit in edits]))
+    assert all("identity" in answer for answer in answers)
+    assert [edit.category for edit, answer in zip(edits, answers, strict=True) if "edit" not in answer] == ["nothing"]
+
+
+def test_evaluate_prints_a_table_and_writes_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate("tiny:editor", 1, 0, tmp_path)
+    shown = capsys.readouterr().out
+    assert "recolour" in shown
+    assert "judge" in shown
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["scenes"] == 9
+    assert 0 <= written["success"] <= 1

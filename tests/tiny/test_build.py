@@ -1,0 +1,56 @@
+"""`nopair tiny build`: every part is built for two steps, goes on where it was stopped, and loads in stock libraries."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ZImagePipeline
+from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
+
+from nopair.errors import ModelError
+from nopair.judges.llava_onevision import LlavaOnevisionJudge
+from nopair.tiny.build import build
+from nopair.weights import packaged
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nopair.tiny.cards.base_card", lambda *_: "card\n")
+    for name in ("base_card", "judge_card", "editor_card"):
+        monkeypatch.setattr(f"nopair.tiny.build.{name}", lambda *_: "card\n")
+    return tmp_path
+
+
+def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
+    output = workplace / "weights"
+    build("all", output, 2)
+    assert sorted(path.name for path in output.iterdir()) == ["base", "editor", "judge"]
+    pipeline = ZImagePipeline.from_pretrained(output / "base", torch_dtype=torch.float32)
+    image = pipeline("small red circle top left, on teal dots", height=64, width=64, num_inference_steps=2).images[0]
+    assert image.size == (64, 64)
+    LlavaOnevisionForConditionalGeneration.from_pretrained(output / "judge")
+    AutoTokenizer.from_pretrained(output / "judge")
+    LlavaOnevisionJudge.load(output / "judge")
+    assert (output / "editor" / "nopair.json").is_file()
+    assert all((output / part / "README.md").is_file() for part in ("base", "judge", "editor"))
+
+
+def test_a_build_goes_on_where_it_was_stopped(workplace: Path) -> None:
+    build("vae", workplace / "weights", 2)
+    metrics = workplace / "runs" / "tiny" / "vae" / "metrics.jsonl"
+    before = metrics.read_text()
+    build("vae", workplace / "weights", 2)
+    assert metrics.read_text() == before  # complete: nothing is trained again
+
+
+def test_a_part_without_what_it_needs_says_so(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nopair.tiny.build.packaged", lambda: workplace / "nowhere")
+    with pytest.raises(ModelError, match="nopair tiny build vae"):
+        build("judge", workplace / "weights", 1)
+
+
+def test_the_shipped_weights_are_half_precision_and_small() -> None:
+    files = list(packaged().rglob("*.safetensors"))
+    assert {path.relative_to(packaged()).parts[0] for path in files} == {"base", "judge", "editor"}
+    assert sum(path.stat().st_size for path in files) < 20e6

@@ -1,0 +1,88 @@
+"""Labels of the judge's pretraining cases: right by the oracle's rules, whatever the attempt."""
+
+import random
+
+import pytest
+import torch
+
+from nopair.judges.questions import questions_for
+from nopair.tiny.cases import KINDS, draw_kind, is_done, is_kept, make_case, view
+from nopair.tiny.words import any_edit
+from nopair.world.edits import CATEGORIES, sample_edit
+from nopair.world.oracle import achieved
+from nopair.world.parse import parse
+
+
+def source() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_the_right_result_is_done_and_kept_and_has_no_evidence_against_it(category: str) -> None:
+    rng = random.Random(1)
+    for _ in range(20):
+        edit = sample_edit(rng, category, held_out=False)
+        assert is_done(edit, edit.target)
+        assert is_kept(edit, edit.target)
+        for case in make_case(rng, source(), "right", edit):
+            assert case.answer_yes == case.question.wants_yes
+            assert not case.evidence.any()
+
+
+@pytest.mark.parametrize("category", [name for name in CATEGORIES if name != "nothing"])
+def test_the_unchanged_image_is_kept_but_not_done_and_the_evidence_shows_where(category: str) -> None:
+    rng = random.Random(2)
+    for _ in range(20):
+        edit = sample_edit(rng, category, held_out=False)
+        assert not is_done(edit, edit.source)
+        assert is_kept(edit, edit.source)
+        cases = {case.question.kind: case for case in make_case(rng, source(), "unchanged", edit)}
+        assert cases["edit"].answer_yes != cases["edit"].question.wants_yes
+        assert cases["edit"].evidence.any()
+        assert cases["identity"].answer_yes
+
+
+def test_over_done_attempts_are_never_kept() -> None:
+    rng = random.Random(3)
+    answers = []
+    for _ in range(200):
+        edit = any_edit(rng)
+        answers += [case.answer_yes for case in make_case(rng, source(), "over", edit) if case.question.kind == "identity"]
+    # Disturbing the edited thing in an attribute the edit leaves open changes nothing that should have been kept.
+    assert sum(answers) / len(answers) < 0.15
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_done_agrees_with_the_oracle_reading_the_picture(kind: str) -> None:
+    rng = random.Random(4)
+    edits = [any_edit(rng) for _ in range(24)]
+    pairs = [
+        (edit, case)
+        for edit in edits
+        for case in make_case(rng, source(), kind, edit)
+        if case.question.kind == "edit" and case.question.wants_yes
+    ]
+    if kind in ("half", "smeared", "corrupted"):  # no scene explains these; they are never done
+        assert not any(case.answer_yes for _, case in pairs if kind != "smeared")
+        return
+    scenes = parse(torch.stack([case.attempt for _, case in pairs]))
+    for (edit, case), scene in zip(pairs, scenes, strict=True):
+        assert case.answer_yes == achieved(edit, scene), (edit.instruction, scene)
+
+
+def test_every_case_asks_a_shipped_question_about_its_own_edit() -> None:
+    rng = random.Random(5)
+    for _ in range(100):
+        edit = any_edit(rng)
+        asked = questions_for(edit.category, edit.instruction, edit.subject)
+        for case in make_case(rng, source(), draw_kind(rng), edit):
+            assert case.question in asked
+            assert case.attempt.min() >= 0
+            assert case.attempt.max() <= 1
+
+
+def test_views_pass_about_two_of_three_attempts_through_the_autoencoder() -> None:
+    attempts = torch.full((300, 3, 8, 8), 0.5)
+    seen = view(random.Random(0), source(), attempts, lambda pixels: torch.zeros_like(pixels))
+    painted = (seen.mean(dim=(1, 2, 3)) < 0.25).float().mean()
+    assert 0.55 < painted < 0.8

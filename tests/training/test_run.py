@@ -1,0 +1,72 @@
+"""The composition root with the shipped models: a few steps of the real thing, stopped and resumed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nopair.config import load_recipe
+from nopair.editor import Editor
+from nopair.errors import ConfigError, ModelError
+from nopair.training.run import EDITOR, compose, train
+from nopair.weights import resolve
+from nopair.world.render import render_batch
+from nopair.world.cases import held_out_cases
+
+SHORT = [
+    "threads=1",
+    "warmup.steps=2",
+    "warmup.batch=2",
+    "npedit.steps=2",
+    "npedit.batch=2",
+    "logging.sample_scenes=2",
+    "logging.every=1",
+    "checkpoint.every=1",
+]
+
+
+def run(directory: Path, *overrides: str, resume: bool = False) -> Editor:
+    train(load_recipe("demo", [*SHORT, f"output={directory}", *overrides]), resume=resume)
+    return Editor.load(directory / EDITOR)
+
+
+def student(editor: Editor) -> dict[str, torch.Tensor]:
+    return dict(editor.backbone.transformer.state_dict())
+
+
+def test_a_run_writes_an_editor_that_edits(tmp_path: Path) -> None:
+    editor = run(tmp_path / "run")
+    edits = held_out_cases(0, 1)[:3]
+    out = editor.edit(render_batch([edit.source for edit in edits]), [edit.instruction for edit in edits], [1, 2, 3])
+    assert out.shape == (3, 3, 64, 64)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 4
+    assert list((tmp_path / "run" / "samples").glob("npedit-*.png"))
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    whole = student(run(tmp_path / "whole"))
+    run(tmp_path / "cut", "checkpoint.keep=9")
+    newest = tmp_path / "cut" / "checkpoints" / "checkpoint-4"
+    newest.rename(tmp_path / "lost")  # as if killed after the first step of the second phase
+    resumed = student(run(tmp_path / "cut", resume=True))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_adapters_on_one_shared_base_train_too(tmp_path: Path) -> None:
+    editor = run(tmp_path / "lora", "base.roles=lora", "base.lora.rank=4")
+    base = compose(load_recipe("demo", ["threads=1"])).backbone.transformer.state_dict()
+    changed = {name for name, value in student(editor).items() if not torch.equal(value, base[name])}
+    assert changed
+    assert all(any(target in name for target in ("to_q", "to_k", "to_v", "to_out")) for name in changed)
+
+
+def test_bad_recipes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lr"):
+        load_recipe("demo", ["npedit.learning_rate=1"])
+    with pytest.raises(ModelError, match="nowhere"):
+        compose(load_recipe("demo", [f"base.path={tmp_path / 'nowhere'}"]))
+
+
+def test_the_shipped_models_resolve() -> None:
+    for part in ("base", "judge", "editor"):
+        assert resolve(f"tiny:{part}").is_dir()
