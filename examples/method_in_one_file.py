@@ -2,7 +2,7 @@
 
 A photo here is four numbers: hue (a point on a circle, so two of them), detail and shade, and in real photos the shade
 is detail * hue[0]. An instruction asks for one of six hues, or for nothing. A good edit has the asked hue and the old
-detail and looks real, so it needs a new shade; but the judge is blind to shades, and only the base has seen real photos.
+detail and looks real, so it needs a new shade; but the judge is blind to shades: only the base has seen real photos.
 
 The equations are numbered as in docs/method.md; `nopair.method` has them for images, and the tests compare the two.
 """

@@ -24,6 +24,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """`nopair ARGUMENTS` in this process: exit code, stdout, stderr."""
     former = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # `main` would set it, and for good
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nopair", *map(str, arguments)])
@@ -64,12 +65,16 @@ def toy_editor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from nopair.backbones.fake import ToyBackbone
     from nopair.editor import Editor, Settings
 
+    class FileToy(ToyBackbone):
+        def save(self, folder: Path) -> None:
+            raise AssertionError("nothing here saves a model")
+
     asked: list[str] = []
     settings = Settings(steps=2, shift=3.0, height=16, width=16, questions="v1")
 
     def load(cls: type[Editor], model: str) -> Editor:
         asked.append(model)
-        return Editor(ToyBackbone.build(seed=1), settings)
+        return Editor(FileToy.build(seed=1), settings)
 
     monkeypatch.setattr(Editor, "load", classmethod(load))
     return asked
@@ -166,7 +171,8 @@ def test_a_run_that_saved_and_stopped(run: Run, stub: Any) -> None:
 
 
 _SLEEPER = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C
 from pathlib import Path
 from nopair.data.files import folder_atomic
 
@@ -190,7 +196,7 @@ def test_signals_stop_cleanly(tmp_path: Path, number: signal.Signals, code: int)
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         process.send_signal(number)
-        _, err = process.communicate(timeout=50)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
@@ -230,8 +236,8 @@ def test_tiny_build(run: Run, stub: Any, tmp_path: Path) -> None:
     from nopair.weights import packaged
 
     calls = stub("nopair.tiny.build", "build")
-    assert run("tiny", "build", "judge", "-o", tmp_path, "--minutes", "1.5")[0] == run("tiny", "build")[0] == 0
-    assert calls == [(("judge", tmp_path, 1.5), {}), (("all", packaged(), None), {})]
+    assert run("tiny", "build", "judge", "-o", tmp_path, "--steps", "15")[0] == run("tiny", "build")[0] == 0
+    assert calls == [(("judge", tmp_path, 15), {}), (("all", packaged(), None), {})]
     assert run("tiny", "build", "jugde")[0] == 2
 
 

@@ -24,17 +24,17 @@ def twin() -> ModuleType:
 
 
 def test_the_editor_learns_without_pairs(twin: ModuleType) -> None:
-    """At half effort: copying before, editing after."""
+    """At about half of its default effort: copying before, editing after."""
     torch.manual_seed(0)
     base = twin.pretrain(750)
     student = twin.warm_up(base, 250)
     before = twin.score(student)
-    after = twin.score(twin.train(base, student, 400))
+    after = twin.score(twin.train(base, student, 500))
     assert before["kept"] > 0.9
     assert before["edited"] < 0.15
     assert after["edited"] > 0.7
     assert after["kept"] > 0.9
-    assert after["success"] > before["success"] + 0.25
+    assert after["success"] > 0.5
 
 
 def test_it_prints_the_scores_of_every_stage(twin: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

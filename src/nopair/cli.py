@@ -3,6 +3,7 @@
 Whatever needs torch is imported inside the command that needs it, so that `--help` is instant.
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -29,10 +30,11 @@ Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Fol
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"nopair {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -103,7 +105,7 @@ def edit(
         asked = len(jobs) + len(failures)
         for job, error in run_jobs(editor, jobs, batch):
             if error is None:
-                _print_path(job.output)
+                _print(str(job.output))
             elif asked == 1:
                 raise error
             else:
@@ -170,7 +172,9 @@ def build(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder to write to, instead of the package's own."),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop training each part after so many minutes.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of each part, instead of its own number; for a trial.")
+    ] = None,
 ) -> None:
     """Train the tiny models again, from nothing.
 
@@ -179,7 +183,7 @@ def build(
     from nopair.tiny.build import build as run_build
     from nopair.weights import packaged
 
-    run_build(part, packaged() if output is None else output, minutes)
+    run_build(part, packaged() if output is None else output, steps)
 
 
 def main() -> NoReturn:
@@ -187,6 +191,7 @@ def main() -> NoReturn:
 
     Any other exception is a bug and shows its traceback.
     """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also those of loading local weights
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _stop)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -213,9 +218,9 @@ def _fail(error: NopairError, *, debug: bool) -> NoReturn:
 
 
 def _tell(error: object) -> None:
-    typer.echo("error: " + " ".join(str(error).splitlines()), err=True)
+    _print("error: " + " ".join(str(error).splitlines()), err=True)
 
 
-def _print_path(path: Path) -> None:
+def _print(line: str, *, err: bool = False) -> None:
     """Names of files may hold bytes that are no text."""
-    typer.echo(typer.format_filename(path))
+    typer.echo(typer.format_filename(line), err=err)

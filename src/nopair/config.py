@@ -173,7 +173,7 @@ class GuardConfig(Section):
 
 
 class Run(Section):
-    """What the training loop needs to know of a run, whatever it trains. Abstract: a run says what it trains as well."""
+    """What the training loop knows of a run, whatever it trains. Abstract: a subclass says what is trained."""
 
     name: Words = Field(description="what the recipe is called")
     seed: Natural = Field(default=0, description="seed of everything random except the data")
@@ -309,7 +309,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 def _parse_yaml(source: str | bytes, where: str) -> Any:
     try:
-        return yaml.load(source, _Loader)  # noqa: S506 - it is a SafeLoader
+        return yaml.load(source, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""

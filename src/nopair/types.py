@@ -57,7 +57,8 @@ class EditBatch:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Encoded prompts of a batch. Row i of `features` holds `lengths[i]` valid tokens, the rest is padding to ignore."""
+    """Encoded prompts of a batch. Row i of `features` holds `lengths[i]` valid tokens, the rest is padding to
+    ignore."""
 
     features: Float[Tensor, "b token d"]
     lengths: tuple[int, ...]

@@ -23,7 +23,7 @@ def resolve(name: str) -> Path:
     """
     if not name.startswith(PREFIX):
         folder = Path(name)
-        if not _exists(folder):
+        if not name or not _exists(folder):  # Path("") is the current folder
             raise ModelError(f"{name}: no such model folder; check the path, or use {PREFIX}editor")
         return folder
     part = name.removeprefix(PREFIX)

@@ -26,9 +26,9 @@ def _inputs(batch: int, size: tuple[int, int] = (16, 16)) -> tuple[Tensor, Tenso
     return torch.randn(batch, 4, *size), torch.rand(batch), torch.randn(batch, 4, *size)
 
 
-def _row(text: Text, index: int) -> Text:
-    length = text.lengths[index]
-    return Text(text.features[index : index + 1, :length], (length,))
+def _other_transformer(backbone: ZImageBackbone, **changes: object) -> ZImageTransformer2DModel:
+    config = {key: value for key, value in backbone.transformer.config.items() if not key.startswith("_")}
+    return ZImageTransformer2DModel(**{**config, **changes}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,17 @@ def test_long_prompts_are_cut_and_text_has_no_gradient(backbone: ZImageBackbone)
     assert not text.features.requires_grad
 
 
+@pytest.mark.parametrize(("frames", "tokens"), [(100, 96), (99, 64), (1024, MAX_TOKENS)])
+def test_the_longest_prompt_fits_the_rotary_table(shared_backbone: ZImageBackbone, frames: int, tokens: int) -> None:
+    backbone = shared_backbone.with_transformer(_other_transformer(shared_backbone, axes_lens=[frames, 64, 64]))
+    noisy, t, reference = _inputs(1)
+    text = backbone.encode_text(["x" * 1000])
+    assert text.lengths == (tokens,)
+    with torch.no_grad():
+        for given in (None, reference):
+            assert backbone.velocity(noisy, t, text, given).isfinite().all()
+
+
 # --- the reference ------------------------------------------------------------------------------------------------
 
 
@@ -196,8 +207,9 @@ def test_reference_and_target_share_rows_and_columns_but_not_the_frame(
 
 def test_only_target_tokens_are_told_the_noisy_time(backbone: ZImageBackbone) -> None:
     noisy, t, reference = _inputs(2)
-    seen = []
+    seen, patches = [], []
     backbone.transformer.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    backbone.transformer.all_x_embedder["2-1"].register_forward_pre_hook(lambda _, inputs: patches.append(inputs[0]))
     with torch.no_grad():
         backbone.velocity(noisy, t, backbone.encode_text([PROMPTS[0], PROMPTS[0]]), reference)
         tell = backbone.transformer.t_embedder
@@ -206,6 +218,9 @@ def test_only_target_tokens_are_told_the_noisy_time(backbone: ZImageBackbone) ->
         torch.testing.assert_close(clean_time, tell(torch.full((2,), 1000.0)))
     tokens, image = is_noisy.shape[1], 64
     assert is_noisy.tolist() == [[0] * (tokens - image) + [1] * image] * 2
+    first, last = patches[0].view(2, 2, image, -1).sum(dim=(2, 3)).unbind(1)
+    torch.testing.assert_close(first, reference.sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(last, noisy.sum(dim=(1, 2, 3)))
 
 
 # --- gradients ----------------------------------------------------------------------------------------------------
@@ -223,7 +238,7 @@ def test_checkpointing_does_not_change_gradients(backbone: ZImageBackbone, refer
     plain = gradients()
     calls = []
     backbone.transformer.enable_gradient_checkpointing()
-    backbone.transformer.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    backbone.transformer.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
     checkpointed = gradients()
     assert len(calls) == 2  # forward, and again in backward
     assert sum(gradient is not None for gradient in plain) > 50
@@ -265,12 +280,22 @@ def test_sizes_that_do_not_divide_are_refused(shared_backbone: ZImageBackbone, s
         shared_backbone.latent_shape(*size)
 
 
+def test_the_largest_image_fits_the_rotary_table(shared_backbone: ZImageBackbone) -> None:
+    backbone = shared_backbone.with_transformer(_other_transformer(shared_backbone, axes_lens=[64, 2, 3]))
+    assert backbone.latent_shape(16, 24) == (4, 4, 6)
+    with torch.no_grad():
+        noisy, t, reference = _inputs(1, (4, 6))
+        backbone.velocity(noisy, t, backbone.encode_text([""]), reference)
+    for size in ((24, 24), (16, 32)):
+        with pytest.raises(ConfigError, match="at most 16x24"):
+            backbone.latent_shape(*size)
+
+
 # --- other configurations -----------------------------------------------------------------------------------------
 
 
 def test_the_patch_size_comes_from_the_config(shared_backbone: ZImageBackbone) -> None:
-    fine = ZImageTransformer2DModel.from_config({**shared_backbone.transformer.config, "all_patch_size": [1]})
-    backbone = shared_backbone.with_transformer(fine)
+    backbone = shared_backbone.with_transformer(_other_transformer(shared_backbone, all_patch_size=[1]))
     noisy, t, reference = _inputs(2, (5, 7))
     with torch.no_grad():
         assert backbone.velocity(noisy, t, backbone.encode_text(PROMPTS[:2]), reference).shape == noisy.shape
@@ -348,7 +373,8 @@ BROKEN = {
     "a tensor less in the text encoder": (_drop_a_tensor("text_encoder/model.safetensors"), "1 weights are missing"),
     "weights of another size": (_edit("transformer/config.json", dim=128, n_heads=4), "transformer: cannot load"),
     "no tokenizer": (_without("tokenizer/tokenizer_config.json"), "tokenizer: no tokenizer_config.json"),
-    "no vocabulary": (_without("tokenizer/tokenizer.json"), "tokenizer: cannot load"),
+    "no vocabulary": (_without("tokenizer/tokenizer.json"), "tokenizer: no vocab.json"),
+    "bad vocabulary": (_truncate("tokenizer/tokenizer.json"), "tokenizer: cannot load"),
     "no chat template": (_without("tokenizer/chat_template.jinja"), "no chat template"),
     "no scheduler": (_without("scheduler"), "no scheduler_config.json"),
     "dynamic shift": (_edit("scheduler/scheduler_config.json", use_dynamic_shifting=True), "dynamic shifting"),

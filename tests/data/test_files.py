@@ -74,17 +74,19 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["editor"]
 
 
+def _write_half(folder: Path, error: BaseException) -> None:
+    with folder_atomic(folder, "marker") as part:
+        (part / "marker").write_text("new")
+        raise error
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), OutputError("no")])
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path, error: BaseException) -> None:
     folder = tmp_path / "editor"
     with folder_atomic(folder, "marker") as part:
         (part / "marker").write_text("old")
-    with (
-        pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError),
-        folder_atomic(folder, "marker") as part,
-    ):
-        (part / "marker").write_text("new")
-        raise error
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError):
+        _write_half(folder, error)
     assert (folder / "marker").read_text() == "old"
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nopair.evaluation import demo as module
 from nopair.editor import Editor
+from nopair.evaluation import demo as module
 
 SHORT = [
     "threads=1",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nopair.evaluation.world import ask, evaluate, evaluate_editor, evaluate_outputs
 from nopair.editor import Editor
+from nopair.evaluation.world import ask, evaluate, evaluate_editor, evaluate_outputs
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.scripted import ScriptedJudge
 from nopair.weights import resolve

@@ -1,4 +1,5 @@
-"""`nopair tiny build`: every part is built for two steps, goes on where it was stopped, and loads in stock libraries."""
+"""`nopair tiny build`: every part is built for two steps, goes on where it was stopped, and loads in stock
+libraries."""
 
 from pathlib import Path
 

@@ -47,7 +47,9 @@ def test_over_done_attempts_are_never_kept() -> None:
     answers = []
     for _ in range(200):
         edit = any_edit(rng)
-        answers += [case.answer_yes for case in make_case(rng, source(), "over", edit) if case.question.kind == "identity"]
+        answers += [
+            case.answer_yes for case in make_case(rng, source(), "over", edit) if case.question.kind == "identity"
+        ]
     # Disturbing the edited thing in an attribute the edit leaves open changes nothing that should have been kept.
     assert sum(answers) / len(answers) < 0.15
 

@@ -1,6 +1,7 @@
 """A checkpoint is complete or absent, whatever fails and whenever; a damaged or foreign one is refused in one line."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nopair.config import Recipe
+from nopair.config import Recipe, Run
 from nopair.errors import CheckpointError, OutputError
 from nopair.training import checkpoint
 from nopair.training.checkpoint import Checkpoint, Position, clean, latest, load, newest_total, require_same_run, save
@@ -40,7 +41,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path, recipe: Recipe) -> None:
     path = save(tmp_path, Position("npedit", 3, 8), STATE, recipe, keep=1)
     assert path == tmp_path / "checkpoint-8" == latest(tmp_path)
     loaded = load(path)
-    assert (loaded.position, loaded.recipe) == (Position("npedit", 3, 8), recipe)
+    assert loaded.position == Position("npedit", 3, 8)
+    assert loaded.recipe == recipe.model_dump(mode="json")
     assert loaded.state["values"] == STATE["values"]
     assert isinstance(loaded.state["values"][-1], tuple)
     torch.testing.assert_close(loaded.state["weights"], STATE["weights"], rtol=0, atol=0)
@@ -234,7 +236,7 @@ def saved(tmp_path: Path, recipe: Recipe) -> Path:
 @pytest.mark.parametrize("name", ["state.pt", "recipe.yaml", "checkpoint.json"])
 def test_a_missing_file(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"{name}.*remove it to resume from the one before"):
+    with pytest.raises(CheckpointError, match=f"{name}.*; remove it to resume from the one before"):
         load(saved)
 
 
@@ -254,6 +256,15 @@ def test_flipped_bytes(saved: Path, place: int) -> None:
         content[place + offset] ^= 0xFF
     (saved / "state.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"damaged state\.pt"):
+        load(saved)
+
+
+def test_a_file_that_cannot_be_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(CheckpointError, match="cannot be read: Input/output error"):
         load(saved)
 
 
@@ -278,7 +289,7 @@ def test_a_program_in_the_state_is_not_run(saved: Path, tmp_path: Path) -> None:
 
     torch.save({"x": Evil()}, saved / "state.pt")
     manifest = json.loads((saved / "checkpoint.json").read_text())
-    manifest["files"]["state.pt"] = (saved / "state.pt").stat().st_size
+    manifest["sha256"]["state.pt"] = hashlib.sha256((saved / "state.pt").read_bytes()).hexdigest()
     (saved / "checkpoint.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="damaged"):
         load(saved)
@@ -313,9 +324,25 @@ def test_what_may_differ_on_resuming(saved: Path, toy: ModuleType, override: str
     require_same_run(load(saved), toy.toy_recipe(override))
 
 
+def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved: Path, toy: ModuleType) -> None:
+    loaded = load(saved)
+    del loaded.recipe["npedit"]["fake_steps"]
+    require_same_run(loaded, toy.toy_recipe())
+    with pytest.raises(CheckpointError, match=r"npedit\.fake_steps is 3 there and 9 here"):
+        require_same_run(loaded, toy.toy_recipe("npedit.fake_steps=9"))
+
+
+def test_another_kind_of_run_is_refused(saved: Path, toy: ModuleType) -> None:
+    class Other(Run):
+        settings: dict[str, int]
+
+    with pytest.raises(CheckpointError, match="another kind of run"):
+        require_same_run(load(saved), Other(name="other", output="x", settings={}))
+
+
 def test_a_key_is_not_free_because_another_starts_alike(toy: ModuleType) -> None:
     """`warmup.steps` is free, `npedit.fake_steps` and `sampling.steps` are not."""
-    saved = Checkpoint(Path("x"), Position("warmup", 1, 1), toy.toy_recipe(), {})
+    saved = Checkpoint(Path("x"), Position("warmup", 1, 1), toy.toy_recipe().model_dump(mode="json"), {})
     for override in ("npedit.fake_steps=9", "sampling.steps=9"):
         with pytest.raises(CheckpointError):
             require_same_run(saved, toy.toy_recipe(override))

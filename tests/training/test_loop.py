@@ -109,7 +109,7 @@ def test_what_a_run_leaves(toy: ModuleType, tmp_path: Path) -> None:
     assert parse_recipe((tmp_path / "recipe.yaml").read_text()) == toy.toy_recipe()
     seconds = [json.loads(line)["time"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert seconds == sorted(seconds)
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_a_run_repeats_itself(toy: ModuleType, tmp_path: Path, whole: Result) -> None:
@@ -364,7 +364,7 @@ def test_loss_that_is_not_a_number(toy: ModuleType, tmp_path: Path, whole: Resul
             hook.remove()
 
     phases[1].step = step
-    with pytest.raises(TrainingError, match="npedit: loss is not finite .* at step 5, 2 steps in a row; lower lr"):
+    with pytest.raises(TrainingError, match=r"npedit: loss is not finite .* at step 5, 2 steps in a row; lower lr"):
         run_phases(phases, recipe=recipe, directory=tmp_path, console=Console(quiet=True))
     assert checkpoint.latest(tmp_path / "checkpoints").name == "checkpoint-8"
     assert_same(go(toy, tmp_path, "latest"), whole)

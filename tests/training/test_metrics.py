@@ -120,14 +120,13 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
 
 def test_a_bar_on_a_terminal() -> None:
     out = io.StringIO()
-    console = Console(file=out, width=120, force_terminal=True, force_interactive=True)
+    console = Console(file=out, width=120, force_terminal=True, force_interactive=True, _environ={"TERM": "xterm"})
     with PhaseProgress(console, "warmup", 10, 4) as progress:
         progress.advance(6, Record("warmup", 6, 1.0, {"loss": 0.5}))
         progress.advance(7, None)
     shown = out.getvalue()
     assert "7/10" in shown
     assert "loss 0.5" in shown
-    assert shown.endswith("\n")
     assert "\x1b[?25h" in shown  # the cursor is back
 
 

@@ -1,4 +1,5 @@
-"""The two phases with a toy base and a scripted judge: what a step may depend on, and that a resumed run is the same run."""
+"""The two phases with a toy base and a scripted judge: what a step may depend on, and that a resumed run is the
+same run."""
 
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: str) ->
 
     console = Console(quiet=True)
     recipe = make_recipe("checkpoint.every=2")
-    parts, whole = phases(recipe)
+    _parts, whole = phases(recipe)
     run_phases(whole, recipe=recipe, directory=tmp_path / "whole", resume=None, console=console)
     expected = {name: value.clone() for name, value in whole[1].weights().items()}
 
@@ -114,7 +115,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: str) ->
 def test_do_nothing_samples_are_asked_for_identity_only() -> None:
     recipe = make_recipe("data.nothing_share=1.0", "data.categories=[nothing]", "npedit.reference_weight=1.0")
     metrics = EditPhase(make_parts(recipe)).step(0)
-    assert "judge_edit" not in metrics and "judge_identity" in metrics
+    assert "judge_edit" not in metrics
+    assert "judge_identity" in metrics
     assert metrics["reference"] > 0
 
 

@@ -10,8 +10,8 @@ from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError
 from nopair.training.run import EDITOR, compose, train
 from nopair.weights import resolve
-from nopair.world.render import render_batch
 from nopair.world.cases import held_out_cases
+from nopair.world.render import render_batch
 
 SHORT = [
     "threads=1",

@@ -16,7 +16,7 @@ from nopair.world.corruptions import (
 from nopair.world.edits import CATEGORIES, Edit, random_edit, random_scene
 from nopair.world.oracle import achieved, edited_cells
 from nopair.world.render import render_batch
-from nopair.world.scenes import TEXTURES, Scene, Thing, caption
+from nopair.world.scenes import Scene, Thing, caption
 
 
 def _scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -149,11 +149,11 @@ def test_an_over_edit_of_a_full_scene_is_found() -> None:
         assert achieved(edit, over_edit(rng, edit))
 
 
-def test_textures_are_all_reachable() -> None:
-    """The wrong texture is sometimes each of the other two."""
-    rng, ground = random.Random(0), random_scene(random.Random(0)).background
+def test_a_wrong_texture_may_be_the_third_one() -> None:
+    ground = random_scene(random.Random(0)).background
     source = Scene(ground, (Thing("circle", "red", "plain", "large", 0),))
     target = Scene(ground, (Thing("circle", "red", "striped", "large", 0),))
     edit = Edit("texture", "make the red circle striped", source, target, "red circle", 0)
+    rng = random.Random(0)
     found = {thing.texture for _ in range(60) for thing in wrong_edit(rng, edit).things if thing.shape == "circle"}
-    assert found == set(TEXTURES)
+    assert found == {"plain", "dotted"}

@@ -64,6 +64,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ModelError: it is missing, unreadable, or has no chat template.
     """
     _require(folder, "tokenizer_config.json")
+    if not (folder / "tokenizer.json").is_file():
+        _require(folder, "vocab.json")  # without either the library makes up an empty vocabulary
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -33,7 +33,9 @@ from nopair.errors import ConfigError, OutputError
 from nopair.types import Text
 
 MAX_TOKENS = 512
-"""Longest prompt the base was trained with; longer ones are cut, as the stock pipeline does."""
+"""Longest prompt the family was trained with; longer ones are cut, as the stock pipeline does."""
+PROMPT_BLOCK = 32
+"""The library pads prompts to a multiple of this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +123,32 @@ class ZImageBackbone:
         """(channels, rows, columns) of a height x width image.
 
         Raises:
-            ConfigError: a side is not a positive multiple of `pixel_multiple`.
+            ConfigError: a side is not a positive multiple of `pixel_multiple`, or beyond the rotary table.
         """
         multiple = self.pixel_multiple
+        _, most_rows, most_columns = (length * multiple for length in self.transformer.config["axes_lens"])
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise ConfigError(f"image size {height}x{width}: this base needs both sides to be multiples of {multiple}")
+        if height > most_rows or width > most_columns:
+            raise ConfigError(f"image size {height}x{width}: this base takes at most {most_rows}x{most_columns}")
         return self.vae.config["latent_channels"], height // self._vae_factor, width // self._vae_factor
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest prompt, chat template included: 512, or less where the rotary table of frame positions ends earlier.
+
+        The padded prompt, then the reference, then the target (see the module docstring) must find their places in it.
+        """
+        frames = self.transformer.config["axes_lens"][0]
+        return min(MAX_TOKENS, (frames - 4) // PROMPT_BLOCK * PROMPT_BLOCK)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Embed prompts as `ZImagePipeline` does; padded to the longest of the batch instead of to 512, cut at 512."""
+        """Embed prompts as `ZImagePipeline` does; padded to the batch's longest, cut at `max_tokens`."""
         chats = [self._chat(prompt) for prompt in prompts]
-        tokens = self.tokenizer(chats, padding="longest", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            chats, padding="longest", max_length=self.max_tokens, truncation=True, return_tensors="pt"
+        )
         device = self.text_encoder.device
         valid = tokens["attention_mask"].to(device).bool()
         hidden = self.text_encoder(

@@ -93,7 +93,8 @@ def _report(
     return Report(
         title="An image editor trained without before/after pairs",
         summary=(
-            "A tiny text-to-image model became an instruction-following editor. It saw unlabelled scenes, instructions and "
+            "A tiny text-to-image model became an instruction-following editor. It saw unlabelled scenes, "
+            "instructions and "
             "captions; a vision-language judge answered Yes or No; no edited image was ever shown. Scores are the "
             "oracle's, on scenes with combinations of attributes that training never contained."
         ),

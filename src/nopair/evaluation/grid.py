@@ -16,6 +16,8 @@ TILE: Final = 192
 GAP: Final = 14
 HEADER: Final = 34
 CAPTION: Final = 44
+MOST_LINES: Final = 6
+"""Of an instruction; the rest is cut."""
 PAPER: Final = (255, 255, 255)
 INK: Final = (24, 26, 31)
 FAINT: Final = (110, 115, 125)
@@ -73,18 +75,22 @@ def _tile(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
 
 
 def _wrap(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Lines that fit a tile's width, at most six; words longer than a line are cut."""
-    lines: list[str] = []
+    """Lines that fit a tile's width, at most `MOST_LINES`; a word longer than a line is broken."""
+    lines = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and draw.textlength(longer, font) <= TILE:
-            lines[-1] = longer
+        gap = " " if lines[-1] else ""
+        if draw.textlength(lines[-1] + gap + word, font) <= TILE:
+            lines[-1] += gap + word
             continue
-        while draw.textlength(word, font) > TILE:
-            keep = max(1, len(word) - 1)
-            while keep > 1 and draw.textlength(word[:keep], font) > TILE:
-                keep -= 1
-            lines.append(word[:keep])
-            word = word[keep:]
-        lines.append(word)
-    return lines if len(lines) <= 6 else [*lines[:5], f"{lines[5]} …"]
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if draw.textlength(lines[-1] + letter, font) > TILE:
+                lines.append("")
+            lines[-1] += letter
+    if len(lines) > MOST_LINES:
+        last = lines[MOST_LINES - 1]
+        while draw.textlength(f"{last} …", font) > TILE:
+            last = last[:-1]
+        lines = [*lines[: MOST_LINES - 1], f"{last} …"]
+    return lines

@@ -1,5 +1,6 @@
 """The shapes-world benchmark: an editor on held-out edits, scored by the oracle, with the judge's verdict beside it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.files import make_folder, write_atomic
 from nopair.editor import Editor
 from nopair.evaluation.results import Marks, Verdict, verdict_json
@@ -21,6 +23,7 @@ from nopair.weights import resolve
 from nopair.world.cases import held_out_cases
 from nopair.world.edits import Edit
 from nopair.world.oracle import Score, score_batch, summarise
+from nopair.world.proof import error_rates
 from nopair.world.render import render_batch
 
 BATCH = 32
@@ -123,10 +126,27 @@ def table(title: str, verdict: Verdict) -> Table:
     return drawn
 
 
+def print_oracle(count: int) -> None:
+    """Print the oracle's error rates on rendered, slightly noisy and autoencoded images."""
+    backbone = ZImageBackbone.load(resolve("tiny:base"))
+
+    @torch.no_grad()
+    def reconstruct(pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        parts = [backbone.decode_latents(backbone.encode_image(chunk)) for chunk in pixels.split(BATCH)]
+        return torch.cat(parts).clamp(0, 1)
+
+    rows = error_rates(reconstruct, 0, count)
+    drawn = Table(title=f"the oracle on {count} edits: rates of error, and mean scores of right answers")
+    drawn.add_column("measure")
+    for name in rows:
+        drawn.add_column(name, justify="right")
+    for measure in next(iter(rows.values())):
+        drawn.add_row(measure, *(f"{row[measure]:.4f}" for row in rows.values()))
+    Console().print(drawn)
+
+
 def evaluate(model: str, per_category: int, seed: int, output: Path) -> None:
     """Score the editor in `model` and write `<output>/evaluation.json`."""
-    import json
-
     editor = Editor.load(model)
     judge = LlavaOnevisionJudge.load(resolve("tiny:judge"))
     edits = held_out_cases(seed, per_category)

@@ -1,7 +1,9 @@
 """The questions put to a judge, as versioned data.
 
-A question set maps a category of edit to the questions asked about it. Its version travels in every checkpoint, because an
-editor is only as good as the questions it was trained under. Text stands before the images: a causal language model then
+A question set maps a category of edit to the questions asked about it. Its version travels in every checkpoint,
+because an
+editor is only as good as the questions it was trained under. Text stands before the images: a causal language model
+then
 reads the images already knowing what is asked of them.
 """
 
@@ -18,7 +20,8 @@ _EDIT: Final = Question(
 )
 _IDENTITY: Final = Question(
     "identity",
-    "Is all else unchanged after this instruction: {instruction}? Before: {reference} After: {edited} Answer Yes or No.",
+    "Is all else unchanged after this instruction: {instruction}? Before: {reference} After: {edited} Answer Yes or "
+    "No.",
     wants_yes=True,
 )
 _STILL_THERE: Final = Question(
@@ -37,7 +40,8 @@ BY_CATEGORY: Final = {
     "remove": (_STILL_THERE, _IDENTITY),
     "nothing": (_SAME,),
 }
-"""Categories that do not use `DEFAULT`. Removal asks about the edited image alone; doing nothing asks only for identity."""
+"""Categories that do not use `DEFAULT`. Removal asks about the edited image alone; doing nothing asks only for
+identity."""
 
 
 def questions_for(category: str, instruction: str, subject: str) -> tuple[Question, ...]:

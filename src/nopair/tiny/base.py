@@ -1,4 +1,5 @@
-"""Pretraining of the tiny text-to-image base: a Z-Image transformer and its Qwen3 text encoder, flow matching on captions.
+"""Pretraining of the tiny text-to-image base: a Z-Image transformer and its Qwen3 text encoder, flow matching on
+captions.
 
 The text encoder is trained along, with a language-modelling loss over captions and instructions, because nothing
 pretrained can be had at this size; afterwards it is frozen, as in any base.
@@ -58,8 +59,8 @@ def new_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
             head_dim=32,
             max_position_embeddings=512,
             tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
+            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
             bos_token_id=None,
         )
     )
@@ -72,7 +73,8 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 @dataclass(frozen=True, slots=True)
 class BaseSettings:
-    """`batch` scenes a step; peak learning rates of the matrices (Muon) and of all else (AdamW); share of empty captions."""
+    """`batch` scenes a step; peak learning rates of the matrices (Muon) and of all else (AdamW); share of empty
+    captions."""
 
     steps: int = 4000
     batch: int = 48
@@ -93,10 +95,10 @@ class BasePhase:
         self.settings = settings
         self.steps = settings.steps
         self.device = best_device()
-        self.vae = vae.requires_grad_(False).eval().to(self.device)
+        self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = tokenizer
-        self.transformer = new_transformer().to(self.device)
-        self.text_encoder = new_text_encoder(tokenizer).to(self.device)
+        self.transformer = new_transformer().to(self.device)  # pyright: ignore[reportArgumentType]
+        self.text_encoder = new_text_encoder(tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
         self.models = nn.ModuleDict({"transformer": self.transformer, "text_encoder": self.text_encoder})
         self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
         self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
@@ -127,7 +129,7 @@ class BasePhase:
 
     def _encode(self, scenes: list[Scene]) -> Float[Tensor, "b c h w"]:
         with torch.no_grad():
-            mode = self.vae.encode(render_batch(scenes).to(self.device) * 2 - 1).latent_dist.mode()
+            mode = self.vae.encode(render_batch(scenes).to(self.device) * 2 - 1).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
         return mode * self.vae.config["scaling_factor"]
 
     def _read(self, captions: list[str], instructions: list[str]) -> tuple[list[Float[Tensor, "token d"]], Tensor]:
@@ -144,7 +146,7 @@ class BasePhase:
             self.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False)
             for prompt in prompts
         ]
-        encoded = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        encoded = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")  # pyright: ignore[reportArgumentType]
         return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
 
     def _update_ema(self, index: int) -> None:

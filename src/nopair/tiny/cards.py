@@ -37,10 +37,13 @@ def base_card(backbone: ZImageBackbone, settings: BaseSettings) -> str:
     psnr = reconstruction_psnr(backbone)
     quality = base_quality(backbone)
     return _HEAD.format(library="diffusers", task="text-to-image", title="nopair tiny base") + (
-        "A Z-Image transformer with a Qwen3 text encoder and an AutoencoderKL at toy size, for 64x64 scenes of the shapes "
-        "world. Stock `diffusers.ZImagePipeline` loads it. It stands for a pretrained model and knows all combinations of "
+        "A Z-Image transformer with a Qwen3 text encoder and an AutoencoderKL at toy size, for 64x64 scenes of the "
+        "shapes "
+        "world. Stock `diffusers.ZImagePipeline` loads it. It stands for a pretrained model and knows all "
+        "combinations of "
         "attributes.\n\n"
-        f"Trained by `nopair tiny build base`: {settings.steps} steps of {settings.batch} freshly drawn scenes with their "
+        f"Trained by `nopair tiny build base`: {settings.steps} steps of {settings.batch} freshly drawn scenes with "
+        f"their "
         "captions; the text encoder along with it, with next-token prediction of captions and instructions.\n\n"
         "| measured on unseen draws | |\n|---|---|\n"
         f"| autoencoder, PSNR | {psnr:.1f} dB |\n"
@@ -57,8 +60,10 @@ def judge_card(folder: Path, base: Path, settings: JudgeSettings) -> str:
     quality = judge_quality(LlavaOnevisionJudge.load(folder), ZImageBackbone.load(base))
     return _HEAD.format(library="transformers", task="image-text-to-text", title="nopair tiny judge") + (
         "A LLaVA-OneVision model at toy size that answers Yes or No about edits in the shapes world. Stock "
-        "`transformers` loads it. Like any vision-language model it was trained on labelled examples: scenes, attempts at "
-        "edits (right, unchanged, wrong, half-done, over-done, smeared, corrupted, unrelated; two of three seen through "
+        "`transformers` loads it. Like any vision-language model it was trained on labelled examples: scenes, "
+        "attempts at "
+        "edits (right, unchanged, wrong, half-done, over-done, smeared, corrupted, unrelated; two of three seen "
+        "through "
         "the autoencoder, some with noise) and the answers to the questions of `nopair.judges.questions`.\n\n"
         f"Trained by `nopair tiny build judge`: {settings.steps} steps of {settings.batch} attempts.\n\n"
         f"Accuracy on unseen draws, all kinds of attempts equally often: **{quality.accuracy:.3f}**. "
@@ -92,7 +97,8 @@ def editor_card(folder: Path, judge: Path, recipe: Recipe) -> str:
     evaluation = evaluate_editor(Editor.load(folder), LlavaOnevisionJudge.load(judge), edits, 1)
     return _HEAD.format(library="diffusers", task="image-to-image", title="nopair tiny editor") + (
         "The tiny base, made an instruction-following editor without before/after pairs: "
-        f"{recipe.warmup.steps} steps of {recipe.warmup.batch} of copying the reference, then {recipe.npedit.steps} steps "
+        f"{recipe.warmup.steps} steps of {recipe.warmup.batch} of copying the reference, then {recipe.npedit.steps} "
+        f"steps "
         f"of {recipe.npedit.batch} under the tiny judge and the base as teacher (recipe `{recipe.name}`). "
         f"{recipe.sampling.steps} sampling steps.\n\n"
         f"On {len(edits)} held-out edits (`nopair evaluate --seed 1 --per-category {EDITOR_CASES}`):\n\n"

@@ -1,7 +1,9 @@
 """Labelled cases for pretraining the tiny judge: a reference, an attempt at an edit, a question, and the right answer.
 
-A judge follows only where it has been: attempts are right, unchanged, wrong, half-done, over-done and corrupted, and most
-are seen through the autoencoder the editor will paint with. Labels follow from how an attempt was made; where they would
+A judge follows only where it has been: attempts are right, unchanged, wrong, half-done, over-done and corrupted,
+and most
+are seen through the autoencoder the editor will paint with. Labels follow from how an attempt was made; where they
+would
 be debatable (a blend that is nearly done) the case is not made.
 """
 
@@ -48,7 +50,8 @@ KINDS: Final = {
 """Kinds of attempt and their shares."""
 
 _PRESENCE: Final = 0.35
-"""Share of attempts about which it is asked, besides, whether some thing can be seen: removal has too few such questions."""
+"""Share of attempts about which it is asked, besides, whether some thing can be seen: removal has too few such
+questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,9 @@ class Case:
     """One question about one attempt.
 
     `evidence` marks, on a grid of patches of the attempt, where what the question turns on can be seen: unfinished
-    parts of the edit, unwanted changes, or the object asked for. It and `target`, the right result, are training aids for
-    the judge alone.
+    parts of the edit, unwanted changes, or the object asked for. It and `target`, the right result, are training
+    aids for
+    the judge alone, and so is `scene`, what the reference shows.
     """
 
     kind: str
@@ -65,6 +69,7 @@ class Case:
     reference: Float[Tensor, "3 height width"]
     attempt: Float[Tensor, "3 height width"]
     target: Float[Tensor, "3 height width"]
+    scene: Scene
     question: Question
     answer_yes: bool
     evidence: Bool[Tensor, "row column"]
@@ -179,7 +184,8 @@ def _same_phase(pattern: str, ground: object, x: int, y: int) -> bool:
 
 
 def _near_miss(rng: random.Random, edit: Edit) -> Scene:
-    """A wrong attempt: another edit of the same scene, or the right one with an asked attribute wrong or a part left out."""
+    """A wrong attempt: another edit of the same scene, or the right one with an asked attribute wrong or a part
+    left out."""
     roll = rng.random()
     if roll < 0.35:
         category = edit.category if rng.random() < 0.6 and edit.category != "nothing" else any_edit(rng).category
@@ -372,7 +378,7 @@ def make_case(rng: random.Random, source: torch.Generator, kind: str, edit: Edit
             judged = _compared(edit, attempt, question, before, after)
         if judged is not None:
             yes, evidence = judged
-            cases.append(Case(kind, edit.category, before, attempt.image, after, question, yes, evidence))
+            cases.append(Case(kind, edit.category, before, attempt.image, after, edit.source, question, yes, evidence))
     return tuple(cases)
 
 

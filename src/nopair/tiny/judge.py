@@ -1,7 +1,9 @@
 """Pretraining of the tiny judge: a LLaVA-OneVision model on labelled cases.
 
-Answers alone leave such a model on a plateau for thousands of steps. So at every patch of the attempt a linear head, dropped
-afterwards, must tell what the reference shows there, what the right result would show there, and whether this patch speaks
+Answers alone leave such a model on a plateau for thousands of steps. So at every patch of the attempt a linear
+head, dropped
+afterwards, must tell what the reference shows there, what the right result would show there, and whether this patch
+speaks
 for the answer. Comparing is then learnt from 64 labels per question, and answering only has to gather them.
 """
 
@@ -30,7 +32,10 @@ from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
 from nopair.tiny.cases import KINDS, PATCH, Case, draw_kind, is_presence, make_case, view
 from nopair.tiny.optim import MuonAdamW, best_device, cosine
+from nopair.tiny.sights import Sight, labels
 from nopair.tiny.words import IMAGE, VIDEO, any_edit
+from nopair.world.edits import random_scene
+from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
 
 WIDTH: Final = 128
@@ -60,16 +65,16 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
         num_key_value_heads=4,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
+        eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
         bos_token_id=None,
     )
-    return LlavaOnevisionForConditionalGeneration(
+    model = LlavaOnevisionForConditionalGeneration(
         LlavaOnevisionConfig(
             vision_config=vision,
             text_config=text,
-            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-            video_token_id=tokenizer.convert_tokens_to_ids(VIDEO),
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),  # pyright: ignore[reportCallIssue]
+            video_token_id=tokenizer.convert_tokens_to_ids(VIDEO),  # pyright: ignore[reportCallIssue]
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
             vision_aspect_ratio="anyres_max_9",
@@ -77,6 +82,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
             tie_word_embeddings=False,
         )
     )
+    # Words start at the scale of image tokens, so that neither drowns in the residual stream what layers add to it.
+    nn.init.normal_(model.get_input_embeddings().weight, std=WIDTH**-0.5)
+    return model
 
 
 def new_processor() -> LlavaOnevisionImageProcessorPil:
@@ -99,6 +107,9 @@ class JudgeSettings:
     other_lr: float = 1e-3
     evidence: float = 1.0
     recall: float = 4.0
+    sight: float = 1.0
+    look: int = 400
+    look_batch: int = 64
     curriculum: int = 400
     ema: float = 0.998
     seed: int = 2
@@ -114,11 +125,12 @@ class JudgePhase:
         self.settings = settings
         self.steps = settings.steps
         self.device = best_device()
-        self.vae = vae.requires_grad_(False).eval().to(self.device)
-        self.model = new_model(tokenizer).to(self.device)
+        self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
+        self.model = new_model(tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
         told = len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS
         self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, told)).to(self.device)
-        self.models = nn.ModuleDict({"model": self.model, "evidence_head": self.head})
+        self.sight = Sight(tokenizer, WIDTH).to(self.device)
+        self.models = nn.ModuleDict({"model": self.model, "evidence_head": self.head, "sight": self.sight})
         self.judge = LlavaOnevisionJudge(self.model, tokenizer, Preprocess.of(new_processor(), SIZE))
         self.yes_id, self.no_id = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
         self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
@@ -130,11 +142,32 @@ class JudgePhase:
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh cases; all randomness comes from (seed, index)."""
         rng = random.Random(f"{self.settings.seed}/judge/{index}")
+        return self._look(rng, index) if index < self.settings.look else self._answer(rng, index)
+
+    def _look(self, rng: random.Random, index: int) -> dict[str, float]:
+        """Only the vision tower: what does each patch show."""
+        scenes = [random_scene(rng, least=0) for _ in range(self.settings.look_batch)]
+        pixels = render_batch(scenes)
+        painted = self._painter(rng)(pixels[::2])
+        tokens = self.judge.image_features(torch.cat([painted, pixels[1::2]]).to(self.device))
+        truth = labels(scenes[::2] + scenes[1::2]).to(self.device)
+        loss = self.sight(tokens[:, :-1], self.model.get_input_embeddings().weight, truth)
+        return {"sight": loss.item(), "grad_norm": self._update(loss, index)}
+
+    def _update(self, loss: Tensor, index: int) -> float:
+        norm = self.optimizer.step(loss, cosine(index, self.steps, 100))
+        decay = min(self.settings.ema, (1 + index) / (10 + index))
+        for name, value in self.models.state_dict().items():
+            self.ema[name].lerp_(value, 1 - decay)
+        return norm
+
+    def _answer(self, rng: random.Random, index: int) -> dict[str, float]:
+        """All losses."""
         # At first most attempts have nothing to do with the reference, so that it can only be told by looking at it.
-        unrelated = max(KINDS["unrelated"], 1.0 - index / self.settings.curriculum)
+        unrelated = max(KINDS["unrelated"], 1.0 - (index - self.settings.look) / self.settings.curriculum)
         drawn = [(draw_kind(rng, unrelated), any_edit(rng)) for _ in range(self.settings.batch)]
         groups = [group for kind, edit in drawn if (group := make_case(rng, _generator(rng), kind, edit))]
-        logits, evidence, recalled = self.read(groups, rng)
+        logits, evidence, recalled, sight_loss = self.read(groups, rng)
         cases = [case for group in groups for case in group]
         answers = torch.tensor([self.yes_id if case.answer_yes else self.no_id for case in cases]).to(self.device)
         answer_loss = F.cross_entropy(logits, answers)
@@ -144,28 +177,36 @@ class JudgePhase:
         shown = torch.cat([_coarse(cases, "reference"), _coarse(cases, "target")], dim=2)
         recall_loss = (recalled - shown.to(self.device))[compared].square().mean()
         loss = answer_loss + self.settings.evidence * evidence_loss + self.settings.recall * recall_loss
-        norm = self.optimizer.step(loss, cosine(index, self.steps, 100))
-        decay = min(self.settings.ema, (1 + index) / (10 + index))
-        for name, value in self.models.state_dict().items():
-            self.ema[name].lerp_(value, 1 - decay)
+        loss = loss + self.settings.sight * sight_loss
+        norm = self._update(loss, index)
         right = ((logits[:, self.yes_id] > logits[:, self.no_id]) == (answers == self.yes_id)).float().mean()
         return {
             "loss": answer_loss.item(),
             "evidence": evidence_loss.item(),
             "recall": recall_loss.item(),
+            "sight": sight_loss.item(),
             "accuracy": right.item(),
             "grad_norm": norm,
         }
 
     def read(
         self, groups: Sequence[tuple[Case, ...]], rng: random.Random
-    ) -> tuple[Float[Tensor, "row vocabulary"], Float[Tensor, "row patch"], Float[Tensor, "row patch colour"]]:
-        """Answer logits, evidence logits and recalled colours for every case of every group; a group shares its images."""
+    ) -> tuple[
+        Float[Tensor, "row vocabulary"],
+        Float[Tensor, "row patch"],
+        Float[Tensor, "row patch colour"],
+        Float[Tensor, ""],
+    ]:
+        """Answer logits, evidence logits and recalled colours for every case of every group; a group shares its
+        images."""
         batch = len(groups)
         before = torch.stack([group[0].reference for group in groups])
         attempts = torch.stack([group[0].attempt for group in groups])
         attempts = view(rng, _generator(rng), attempts, self._painter(rng))
         features = self.judge.image_features(torch.cat([attempts, before]).to(self.device))
+        truth = labels([group[0].scene for group in groups]).to(self.device)
+        embeddings = self.model.get_input_embeddings().weight
+        sight_loss = self.sight(features[batch:, :-1], embeddings, truth)
         rows, order, heads = [], [], []
         for i, group in enumerate(groups):
             for case in group:
@@ -181,7 +222,7 @@ class JudgePhase:
         marks = self.head(inner[:, end - patches : end])
         chosen = marks[torch.arange(len(rows)), :, torch.tensor(heads)]
         recalled = marks[:, :, len(_KINDS_OF_EVIDENCE) :]
-        return self.model.lm_head(states[:, -1]).float(), chosen.float(), recalled.float()
+        return self.model.lm_head(states[:, -1]).float(), chosen.float(), recalled.float(), sight_loss
 
     @property
     def _image_id(self) -> int:
@@ -217,9 +258,9 @@ def paint(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Encode, disturb the latents by `noise` of their own spread, decode; RGB in [0, 1]."""
     with torch.no_grad():
-        latents = vae.encode(pixels.to(vae.device) * 2 - 1).latent_dist.mode()
+        latents = vae.encode(pixels.to(vae.device) * 2 - 1).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
         latents = latents + noise * latents.std() * torch.randn(latents.shape, generator=source).to(vae.device)
-        return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).to(pixels)
+        return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).to(pixels)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _coarse(cases: Sequence[Case], name: str) -> Float[Tensor, "row patch colour"]:
@@ -250,7 +291,7 @@ def _hidden(
         input_ids=ids,
         attention_mask=mask.long(),
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=[shown.flatten(0, 1)])},
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=[shown.flatten(0, 1)])},  # pyright: ignore[reportArgumentType]
         use_cache=False,
         output_hidden_states=True,
     )

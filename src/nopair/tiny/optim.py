@@ -1,4 +1,5 @@
-"""One optimizer for pretraining: Muon for hidden matrices, AdamW for embeddings, gains and the rest (both from torch)."""
+"""One optimizer for pretraining: Muon for hidden matrices, AdamW for embeddings, gains and the rest (both from
+torch)."""
 
 import math
 from typing import Any, Final
@@ -49,7 +50,8 @@ class MuonAdamW:
 
 
 def cosine(index: int, steps: int, warmup: int) -> float:
-    """Learning-rate factor at step `index`: linear over `warmup` steps, times a cosine from 1 to 0.02 over all steps."""
+    """Learning-rate factor at step `index`: linear over `warmup` steps, times a cosine from 1 to 0.02 over all
+    steps."""
     return min(1.0, (index + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * index / steps)))
 
 

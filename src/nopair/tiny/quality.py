@@ -1,5 +1,7 @@
-"""What the model cards say: measured quality of the tiny checkpoints, on scenes drawn with seeds that training never uses."""
+"""What the model cards say: measured quality of the tiny checkpoints, on scenes drawn with seeds that training
+never uses."""
 
+import itertools
 import math
 import random
 from collections import defaultdict
@@ -55,7 +57,7 @@ def sample_base(
     x = torch.randn(len(prompts), *backbone.latent_shape(SIZE, SIZE), generator=torch.Generator().manual_seed(seed))
     times = [*levels(steps, backbone.shift).tolist(), 0.0]
     scale = torch.full((len(prompts),), guidance)
-    for now, after in zip(times, times[1:], strict=False):
+    for now, after in itertools.pairwise(times):
         t = torch.full((len(prompts),), now)
         velocity = guided(backbone.velocity(x, t, text), backbone.velocity(x, t, negative), scale)
         x = x + (after - now) * velocity
@@ -64,7 +66,8 @@ def sample_base(
 
 @dataclass(frozen=True, slots=True)
 class BaseQuality:
-    """Shares in [0, 1]: attributes of things right, pattern and colour of backgrounds right, whole captions right; realism."""
+    """Shares in [0, 1]: attributes of things right, pattern and colour of backgrounds right, whole captions right;
+    realism."""
 
     attributes: float
     backgrounds: float
@@ -95,7 +98,8 @@ def base_quality(backbone: Backbone, *, count: int = 96, guidance: float = 3.0, 
 
 
 def _share(wanted: Thing | None, found: Thing | None) -> float | None:
-    """Share of described attributes right in one cell; an unwanted thing counts 0, an empty cell that should be empty not."""
+    """Share of described attributes right in one cell; an unwanted thing counts 0, an empty cell that should be
+    empty not."""
     if wanted is None:
         return None if found is None else 0.0
     if found is None:

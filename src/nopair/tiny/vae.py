@@ -1,4 +1,5 @@
-"""Pretraining of the tiny autoencoder: a stock AutoencoderKL with a factor of 4 and 4 latent channels, on random scenes."""
+"""Pretraining of the tiny autoencoder: a stock AutoencoderKL with a factor of 4 and 4 latent channels, on random
+scenes."""
 
 import math
 import random
@@ -25,9 +26,9 @@ def new_vae() -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * len(channels),  # pyright: ignore[reportArgumentType]
+        block_out_channels=channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -60,7 +61,7 @@ class VaePhase:
         self.settings = settings
         self.steps = settings.steps
         self.device = best_device()
-        self.vae = new_vae().to(self.device)
+        self.vae = new_vae().to(self.device)  # pyright: ignore[reportArgumentType]
         self.begin()
 
     def begin(self) -> None:

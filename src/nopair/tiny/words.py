@@ -1,4 +1,5 @@
-"""Tokenizers for the tiny checkpoints: byte-level BPE trained on the world's sentences, in the Hugging Face fast format."""
+"""Tokenizers for the tiny checkpoints: byte-level BPE trained on the world's sentences, in the Hugging Face fast
+format."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,8 @@ _CHAT_TEMPLATE: Final = (
 
 
 def any_edit(rng: random.Random) -> Edit:
-    """An edit of a random category from either split: what the base and the judge, stand-ins for pretrained models, know."""
+    """An edit of a random category from either split: what the base and the judge, stand-ins for pretrained models,
+    know."""
     return sample_edit(rng, rng.choice(CATEGORIES), held_out=rng.random() < 0.3)
 
 

@@ -4,12 +4,13 @@ A checkpoint is a folder `checkpoint-<steps done in the run>` with
 
     state.pt         the phase's state, `torch.load(weights_only=True)`
     recipe.yaml      the run's recipe, every key spelled out
-    checkpoint.json  format, phase, steps done in the phase and in the run, and the size of each file in bytes
+    checkpoint.json  format, phase, steps done in the phase and in the run, and the SHA-256 of the other files
 
 It is written under a hidden name beside its place, brought to disk, and renamed; it is retired by a rename before it is
 deleted. So whatever the moment a run is killed, a folder of that name is whole. `clean` removes what was left hidden.
 """
 
+import hashlib
 import json
 import os
 import pickle  # noqa: TID251 - only for the error that torch.load raises
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from nopair.config import Run, dump, parse_tree
@@ -31,6 +33,8 @@ FORMAT: Final = 1
 FREE_KEYS: Final = ("name", "output", "threads", "logging", "checkpoint", "guard", "warmup.steps", "npedit.steps")
 """What a resumed run may say otherwise than its checkpoint. New steps also move the schedule's end."""
 
+_FILES: Final = ("state.pt", "recipe.yaml")
+_REMOVE: Final = "remove it to resume from the one before"
 _NAME: Final = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _SAVING: Final = ".saving-"
 _RETIRED: Final = ".retired-"
@@ -47,7 +51,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that was read."""
+    """A checkpoint that was read. `recipe` is what its recipe.yaml says, as plain values."""
 
     path: Path
     position: Position
@@ -115,28 +119,36 @@ def load(path: Path) -> Checkpoint:
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"checkpoint {path} has format {manifest['format']}, this nopair reads {FORMAT}")
         position = Position(str(manifest["phase"]), int(manifest["step"]), int(manifest["total"]))
-        sizes = manifest["files"].items()
-        short = [name for name, size in sizes if not (path / name).is_file() or (path / name).stat().st_size != size]
+        digests = {name: str(manifest["sha256"][name]) for name in _FILES}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {path} has no readable checkpoint.json; {_REMOVE}") from error
-    if short:
-        raise CheckpointError(f"checkpoint {path} is incomplete ({', '.join(short)}); {_REMOVE}")
     try:
+        for name, digest in digests.items():
+            if not (path / name).is_file():
+                raise CheckpointError(f"checkpoint {path} is incomplete: {name} is missing; {_REMOVE}")
+            if _digest(path / name) != digest:
+                raise CheckpointError(f"checkpoint {path} has a damaged {name}; {_REMOVE}")
         recipe = parse_tree((path / "recipe.yaml").read_bytes(), "recipe.yaml")
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {path} has a recipe that this nopair cannot read: {error}") from error
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"checkpoint {path} has a damaged state.pt; {_REMOVE}") from error
     return Checkpoint(path, position, recipe, state)
 
 
-_REMOVE: Final = "remove it to resume from the one before"
-
-
 def require_same_run(checkpoint: Checkpoint, recipe: Run) -> None:
     """Raises CheckpointError if the checkpoint's recipe differs from `recipe` in more than FREE_KEYS."""
-    theirs, ours = dict(_leaves(checkpoint.recipe)), dict(_leaves(recipe.model_dump(mode="json")))
+    try:
+        # Keys that are newer than the checkpoint get their defaults.
+        other = type(recipe).model_validate_json(json.dumps(checkpoint.recipe))
+    except (ValidationError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is from another kind of run, or from another nopair"
+        ) from error
+    theirs, ours = dict(_leaves(other.model_dump())), dict(_leaves(recipe.model_dump()))
     for key in theirs | ours:
         free = any(key == name or key.startswith(f"{name}.") for name in FREE_KEYS)
         if not free and theirs.get(key) != ours.get(key):
@@ -177,10 +189,15 @@ def _write(folder: Path, position: Position, state: State, recipe: Run) -> None:
         "phase": position.phase,
         "step": position.step,
         "total": position.total,
-        "files": {name: (folder / name).stat().st_size for name in ("state.pt", "recipe.yaml")},
+        "sha256": {name: _digest(folder / name) for name in _FILES},
     }
     _write_text(folder / "checkpoint.json", json.dumps(manifest, indent=2) + "\n")
     _sync_folder(folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:

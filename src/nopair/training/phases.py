@@ -270,7 +270,8 @@ class EditPhase:
 
 
 class Draws:
-    """Random numbers for samples of a batch, each from a generator of its own: sample k's do not depend on its batch."""
+    """Random numbers for samples of a batch, each from a generator of its own: sample k's do not depend on its
+    batch."""
 
     def __init__(self, seed: int, phase: str, indices: Sequence[int], like: Float[Tensor, "b c h w"]) -> None:
         self._generators = [generator(seed, phase, "sample", index) for index in indices]

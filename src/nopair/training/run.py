@@ -69,7 +69,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
         torch.set_num_threads(recipe.threads)
     backbone = ZImageBackbone.load(resolve(recipe.base.path)).to(device)
     judge = LlavaOnevisionJudge.load(resolve(recipe.judge.path))
-    judge.model.to(device)
+    judge.model.to(device)  # pyright: ignore[reportArgumentType]
     roles = _roles(recipe, backbone)
     schedule = levels(recipe.sampling.steps, recipe.sampling.shift or backbone.shift)
     data = recipe.data

@@ -94,5 +94,5 @@ def _row(
     }
 
 
-def _share(values: Sequence[float]) -> float:
+def _share(values: Sequence[float | bool]) -> float:
     return sum(values) / len(values) if values else 0.0

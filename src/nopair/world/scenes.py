@@ -107,6 +107,7 @@ def describe_background(background: Background) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """A complete caption but for the nuisances: `small red circle top left, large blue cross bottom right, on teal checks`."""
+    """A complete caption but for the nuisances: `small red circle top left, large blue cross bottom right, on teal
+    checks`."""
     things = "".join(f"{describe_thing(thing)} {CELLS[thing.cell]}, " for thing in scene.things)
     return f"{things}on {describe_background(scene.background)}"
