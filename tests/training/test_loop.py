@@ -223,6 +223,25 @@ def test_a_phase_without_steps_is_left_out(toy: ModuleType, tmp_path: Path) -> N
     assert npedit.seen == list(range(7))
 
 
+def test_a_signal_while_the_last_step_is_saved_is_not_lost(
+    toy: ModuleType, tmp_path: Path, whole: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = checkpoint.save
+
+    def save(root: Path, position: checkpoint.Position, *rest: Any) -> Path:
+        path = original(root, position, *rest)
+        if position.total == STEPS:
+            signal.raise_signal(signal.SIGTERM)
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        with pytest.raises(Interrupted) as caught:
+            go(toy, tmp_path)
+    assert caught.value.exit_code == 143
+    assert_same(go(toy, tmp_path, "latest"), whole)
+
+
 def test_the_second_ctrl_c_aborts_without_saving(toy: ModuleType, tmp_path: Path) -> None:
     def insist(total: int) -> None:
         if total == 2:

@@ -14,7 +14,7 @@ from nopair.world.corruptions import (
     wrong_edit,
 )
 from nopair.world.edits import CATEGORIES, Edit, random_edit, random_scene
-from nopair.world.oracle import achieved, edited_cells
+from nopair.world.oracle import achieved, edited_cells, edited_things
 from nopair.world.render import render_batch
 from nopair.world.scenes import Scene, Thing, caption
 
@@ -102,7 +102,8 @@ def test_a_wrong_edit_is_a_change_but_not_the_asked_one(category: str) -> None:
         scene = wrong_edit(rng, edit)
         assert not achieved(edit, scene)
         assert caption(scene) != caption(edit.source)
-        assert len({thing.shape for thing in scene.things}) == len(scene.things), "nouns stay unique"
+        if category != "move":
+            assert len({thing.shape for thing in scene.things}) == len(scene.things), "nouns stay clear"
 
 
 def test_wrong_backgrounds_are_wrong_in_pattern_only_and_in_colour_only_too() -> None:
@@ -112,6 +113,16 @@ def test_wrong_backgrounds_are_wrong_in_pattern_only_and_in_colour_only_too() ->
         found, wanted = wrong_edit(rng, edit).background, edit.target.background
         ways.add((found.pattern == wanted.pattern, found.colour == wanted.colour))
     assert ways >= {(True, False), (False, True)}
+
+
+def test_a_wrong_move_may_leave_the_thing_behind() -> None:
+    rng = random.Random(0)
+    copies = 0
+    for edit in _edits("move", 60):
+        old, new = edited_things(edit)
+        scene = wrong_edit(rng, edit)
+        copies += set(scene.things) >= {old, new}
+    assert copies > 3
 
 
 def test_wrong_additions_miss_every_attribute_in_turn() -> None:

@@ -186,6 +186,12 @@ def test_achieved_agrees_with_the_pixels(category: str) -> None:
         assert not achieved(edit, wrong_edit(rng, edit))
 
 
+def test_a_copied_thing_is_not_moved() -> None:
+    for edit in _edits("move", 10):
+        before = next(thing for thing in edit.source.things if thing.noun == edit.subject)
+        assert score(edit, render(edit.target.with_thing(before))).success == 0.0
+
+
 def test_edited_cells() -> None:
     expected = {"move": 2, "background": 0, "nothing": 0}
     for edit in _mixed(5):

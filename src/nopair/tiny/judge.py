@@ -64,6 +64,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
         eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
@@ -84,6 +85,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
     )
     # Words start at the scale of image tokens, so that neither drowns in the residual stream what layers add to it.
     nn.init.normal_(model.get_input_embeddings().weight, std=WIDTH**-0.5)
+    # Queries start equal to keys, so that like finds like from the first step: a word the patches it is true of, a patch
+    # the same patch of the other image. Found by gradient descent alone, this takes thousands of steps.
+    for layer in model.model.language_model.layers:
+        nn.init.normal_(layer.self_attn.q_proj.weight, std=WIDTH**-0.5)
+        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
     return model
 
 

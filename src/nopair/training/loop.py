@@ -71,10 +71,14 @@ def run_phases(
                 if number >= current:
                     _run_phase(run, phase, start.step if start is not None and number == current else 0, offset)
                 offset += phase.steps
+            if stop.signal is not None:  # it came while the very last step was being saved
+                raise Interrupted(128 + stop.signal)
 
 
 def _run_phase(run: _Run, phase: Phase, first: int, offset: int) -> None:
     """Steps `first` to the last of `phase`; `offset` steps of other phases come before."""
+    if first >= phase.steps:
+        return
     logging = run.recipe.logging
     with PhaseProgress(run.console, phase.name, phase.steps, first) as progress:
         for index in range(first, phase.steps):

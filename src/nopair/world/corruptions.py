@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nopair.world.edits import CATEGORIES, Edit, random_background, random_edit
-from nopair.world.oracle import ASKED, achieved, edited_cells
+from nopair.world.oracle import ASKED, achieved, edited_cells, edited_things
 from nopair.world.parse import canonical
 from nopair.world.render import TONES, cell_slices, thing_layers
 from nopair.world.scenes import (
@@ -93,7 +93,7 @@ def shift_pattern(rng: random.Random, scene: Scene) -> Scene:
 
 
 def _near_miss(rng: random.Random, edit: Edit) -> Scene:
-    """The right answer with one of the asked attributes set to something else."""
+    """The right answer with one of the asked attributes set to something else, or the thing to be moved copied."""
     if edit.category == "background":
         ground = edit.target.background
         if rng.random() < 0.5:
@@ -102,6 +102,9 @@ def _near_miss(rng: random.Random, edit: Edit) -> Scene:
     assert edit.cell is not None
     right = edit.target.at(edit.cell)
     assert right is not None
+    before, _ = edited_things(edit)
+    if edit.category == "move" and before is not None and rng.random() < 0.5:
+        return edit.target.with_thing(before)
     names = (*ASKED[edit.category], "cell") if edit.category in ("add", "move") else ASKED[edit.category]
     name = rng.choice(names)
     wrong = replace(right, **{name: rng.choice(_CHOICES[name])})
@@ -112,7 +115,8 @@ def wrong_edit(rng: random.Random, edit: Edit) -> Scene:
     """What is left when something else was done than what was asked: never achieved, never the source.
 
     A near miss (one asked attribute wrong), another edit of the same category (often of another thing), or an edit of
-    another category, a third each where they exist.
+    another category, a third each where they exist. Shapes stay distinct, so that nouns stay clear, except that a thing
+    to be moved may be copied.
     """
     changes = [category for category in CATEGORIES if category != "nothing"]
     ways = ["other category"] if edit.category == "nothing" else ["other category", "same category"]
@@ -126,7 +130,8 @@ def wrong_edit(rng: random.Random, edit: Edit) -> Scene:
             category = edit.category if way == "same category" else rng.choice(changes)
             scene = random_edit(rng, category, edit.source).target
         shapes = [thing.shape for thing in scene.things]
-        if len(set(shapes)) == len(shapes) and caption(scene) != caption(edit.source) and not achieved(edit, scene):
+        clear = edit.category == "move" or len(set(shapes)) == len(shapes)
+        if clear and caption(scene) != caption(edit.source) and not achieved(edit, scene):
             return scene
 
 
