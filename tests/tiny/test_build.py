@@ -17,7 +17,6 @@ from nopair.weights import packaged
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nopair.tiny.cards.base_card", lambda *_: "card\n")
     for name in ("base_card", "judge_card", "editor_card"):
         monkeypatch.setattr(f"nopair.tiny.build.{name}", lambda *_: "card\n")
     return tmp_path
@@ -27,8 +26,10 @@ def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     output = workplace / "weights"
     build("all", output, 2)
     assert sorted(path.name for path in output.iterdir()) == ["base", "editor", "judge"]
-    pipeline = ZImagePipeline.from_pretrained(output / "base", torch_dtype=torch.float32)
-    image = pipeline("small red circle top left, on teal dots", height=64, width=64, num_inference_steps=2).images[0]
+    pipeline = ZImagePipeline.from_pretrained(output / "base", dtype=torch.float32)
+    image = pipeline(
+        "small red circle top left, on teal dots", height=64, width=64, num_inference_steps=2, output_type="pil"
+    ).images[0]
     assert image.size == (64, 64)
     LlavaOnevisionForConditionalGeneration.from_pretrained(output / "judge")
     AutoTokenizer.from_pretrained(output / "judge")

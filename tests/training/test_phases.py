@@ -121,7 +121,8 @@ def test_do_nothing_samples_are_asked_for_identity_only() -> None:
 
 
 def test_the_judge_moves_the_student_towards_its_answer() -> None:
-    recipe = make_recipe("npedit.steps=60", "npedit.dmd_weight=0.0", "npedit.judge_weight=1.0", "npedit.lr=1e-2")
+    only_judge = ("npedit.dmd_weight=0.0", "npedit.judge_weight=1.0", "npedit.temperature_start=1.0")
+    recipe = make_recipe("npedit.steps=60", "npedit.lr=1e-2", *only_judge)
     phase = EditPhase(make_parts(recipe))
     losses = [phase.step(index)["judge"] for index in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])

@@ -141,5 +141,5 @@ def _curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     for record in read(path):
         for (phase, key), title in names.items():
             if record.phase == phase and key in record.values:
-                curves[title].append((record.step, record.values[key]))
+                curves[title].append((float(record.step), record.values[key]))
     return {title: points for title, points in curves.items() if points}

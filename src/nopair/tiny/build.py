@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from rich.console import Console
 
+from nopair.backbones.folder import load_model
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe
 from nopair.data.files import folder_atomic
@@ -132,5 +133,5 @@ def _vae(output: Path) -> AutoencoderKL:
     """The autoencoder just built or, if there is none, the one within the base."""
     for folder in (_VAE, output / "base" / "vae", packaged() / "base" / "vae"):
         if (folder / "config.json").is_file():
-            return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+            return load_model(AutoencoderKL, folder, torch.float32)
     raise ModelError(f"{_VAE}: there is no autoencoder yet; build it with: nopair tiny build vae")

@@ -84,9 +84,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
         )
     )
     # Words start at the scale of image tokens, so that neither drowns in the residual stream what layers add to it.
-    nn.init.normal_(model.get_input_embeddings().weight, std=WIDTH**-0.5)
-    # Queries start equal to keys, so that like finds like from the first step: a word the patches it is true of, a patch
-    # the same patch of the other image. Found by gradient descent alone, this takes thousands of steps.
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    nn.init.normal_(embedding.weight, std=WIDTH**-0.5)
+    # Queries start equal to keys, so that like finds like from the first step: a word the patches it is true of, a
+    # patch the same patch of the other image. Found by gradient descent alone, this takes thousands of steps.
     for layer in model.model.language_model.layers:
         nn.init.normal_(layer.self_attn.q_proj.weight, std=WIDTH**-0.5)
         layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)

@@ -34,6 +34,7 @@ def new_vae() -> AutoencoderKL:
         norm_num_groups=8,
         sample_size=SIZE,
         scaling_factor=SCALING,
+        shift_factor=0.0,
         mid_block_add_attention=False,
         use_quant_conv=False,
         use_post_quant_conv=False,
