@@ -4,7 +4,6 @@ Parts are built in order, vae, base, judge, editor; a part needs those before it
 training loop in `runs/tiny/<part>`, so an interrupted build goes on from its newest checkpoint.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from nopair.backbones.folder import load_model
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe
 from nopair.data.files import folder_atomic
+from nopair.editor import Editor
 from nopair.errors import ModelError
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
 from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
@@ -97,9 +97,9 @@ def _build_editor(output: Path, steps: int | None, console: Console) -> None:
         [f"base.path='{output / 'base'}'", f"judge.path='{output / 'judge'}'", f"output='{RUNS / 'editor'}'", *shorter],
     )
     train(recipe, resume=_started(RUNS / "editor"))
-    with folder_atomic(output / "editor", marker="model_index.json") as part:
-        shutil.copytree(RUNS / "editor" / EDITOR, part, dirs_exist_ok=True)
-        write_card(part, editor_card(part, output / "judge", recipe))
+    editor = Editor.load(RUNS / "editor" / EDITOR, dtype=torch.float16)
+    editor.save(output / "editor")
+    write_card(output / "editor", editor_card(output / "editor", output / "judge", recipe))
 
 
 _BUILDERS: Final[dict[str, Callable[[Path, int | None, Console], None]]] = {
