@@ -372,6 +372,10 @@ BROKEN = {
     "a tensor less in the VAE": (_drop_a_tensor(VAE), "vae: .*decoder"),
     "a tensor less in the text encoder": (_drop_a_tensor("text_encoder/model.safetensors"), "1 weights are missing"),
     "weights of another size": (_edit("transformer/config.json", dim=128, n_heads=4), "transformer: cannot load"),
+    "a text encoder of another size": (
+        _edit("text_encoder/config.json", intermediate_size=40),
+        "text_encoder: cannot load",
+    ),
     "no tokenizer": (_without("tokenizer/tokenizer_config.json"), "tokenizer: no tokenizer_config.json"),
     "no vocabulary": (_without("tokenizer/tokenizer.json"), "tokenizer: no vocab.json"),
     "bad vocabulary": (_truncate("tokenizer/tokenizer.json"), "tokenizer: cannot load"),

@@ -311,6 +311,8 @@ def test_ticks_are_round_and_within(low: float, width: float, most: int) -> None
     around = ticks(low, high, most, outward=True)
     assert around[0] <= low + slack
     assert around[-1] >= high - slack
+    assert around[1] > low - slack  # and no further than it must
+    assert around[-2] < high + slack
     step = around[1] - around[0]
     assert 2 * step * most >= width  # not needlessly many
     mantissa = step / 10 ** math.floor(math.log10(step) + 1e-6)
