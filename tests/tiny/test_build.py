@@ -56,3 +56,7 @@ def test_the_shipped_weights_are_half_precision_and_small() -> None:
     files = list(packaged().rglob("*.safetensors"))
     assert {path.relative_to(packaged()).parts[0] for path in files} == {"base", "judge", "editor"}
     assert sum(path.stat().st_size for path in files) < 20e6
+
+
+def test_the_shipped_configs_name_no_folder_of_the_machine_they_were_made_on() -> None:
+    assert not [path for path in packaged().rglob("*.json") if "_name_or_path" in path.read_text(encoding="utf-8")]

@@ -15,6 +15,7 @@ How the library differs from nopair, and what is done about it here:
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,8 @@ class ZImageBackbone:
             raise OutputError(f"{folder}: is a file, not a folder; choose another place for the model")
         try:
             pipeline.save_pretrained(folder, safe_serialization=True)
+            for part in ("vae", "transformer"):
+                _forget_origin(folder / part / "config.json")
         except OSError as error:
             raise OutputError(
                 f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
@@ -215,3 +218,10 @@ class ZImageBackbone:
                 **patch,
             )[0]
         return -torch.stack(outputs).squeeze(2).to(noisy.dtype)
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out of a config where its model was loaded from: a folder of this machine is no business of others."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
