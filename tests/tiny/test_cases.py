@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nopair.judges.questions import questions_for
-from nopair.tiny.cases import KINDS, Case, draw_kind, is_done, is_kept, is_presence, make_case, view
+from nopair.tiny.cases import KINDS, Case, draw_kind, is_kept, is_presence, make_case, view
 from nopair.tiny.words import any_edit
 from nopair.world.edits import CATEGORIES, Edit, sample_edit
 from nopair.world.oracle import achieved
@@ -28,7 +28,7 @@ def test_the_right_result_is_done_and_kept_and_has_no_evidence_against_it(catego
     rng = random.Random(1)
     for _ in range(20):
         edit = sample_edit(rng, category, held_out=False)
-        assert is_done(edit, edit.target)
+        assert achieved(edit, edit.target)
         assert is_kept(edit, edit.target)
         for case in own_cases("right", edit):
             assert case.answer_yes == case.question.wants_yes
@@ -40,7 +40,7 @@ def test_the_unchanged_image_is_kept_but_not_done_and_the_evidence_shows_where(c
     rng = random.Random(2)
     for _ in range(20):
         edit = sample_edit(rng, category, held_out=False)
-        assert not is_done(edit, edit.source)
+        assert not achieved(edit, edit.source)
         assert is_kept(edit, edit.source)
         cases = {case.question.kind: case for case in own_cases("unchanged", edit)}
         assert cases["edit"].answer_yes != cases["edit"].question.wants_yes

@@ -20,6 +20,7 @@ from nopair.judges.questions import questions_for
 from nopair.tiny.words import any_edit
 from nopair.types import Question
 from nopair.world.edits import Edit, random_background, random_edit, random_scene, random_thing
+from nopair.world.oracle import achieved
 from nopair.world.render import backgrounds, render, thing_layers
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
@@ -79,34 +80,6 @@ def _other(rng: random.Random, options: tuple, current: object) -> object:
     return rng.choice([option for option in options if option != current])
 
 
-def is_done(edit: Edit, scene: Scene) -> bool:
-    """Whether the asked attributes are right in `scene`."""
-    if edit.category == "nothing":
-        return scene == edit.source
-    if edit.category == "background":
-        wanted, found = edit.target.background, scene.background
-        return (wanted.colour, wanted.pattern) == (found.colour, found.pattern)
-    assert edit.cell is not None
-    wanted_thing, found_thing = edit.target.at(edit.cell), scene.at(edit.cell)
-    if wanted_thing is None or found_thing is None:
-        return wanted_thing is found_thing
-    if edit.category == "move" and any(
-        thing.noun == edit.subject and thing.cell != edit.cell for thing in scene.things
-    ):
-        return False
-    return all(getattr(wanted_thing, name) == getattr(found_thing, name) for name in ASKED[edit.category])
-
-
-ASKED: Final = {
-    "recolour": ("colour", "shape"),
-    "remove": (),
-    "add": ("shape", "colour", "texture", "size"),
-    "replace": ("shape", "colour"),
-    "resize": ("size", "shape"),
-    "move": ("shape", "colour"),
-    "texture": ("texture", "shape"),
-}
-"""What must be right at the edited cell for the edit to count as done."""
 OPEN: Final = {
     "recolour": ("colour",),
     "remove": (),
@@ -252,7 +225,7 @@ class _Attempt:
 
 
 def _of_scene(edit: Edit, scene: Scene) -> _Attempt:
-    return _Attempt(render(scene), is_done(edit, scene), is_kept(edit, scene), scene)
+    return _Attempt(render(scene), achieved(edit, scene), is_kept(edit, scene), scene)
 
 
 def _smeared(rng: random.Random, edit: Edit, source: torch.Generator) -> _Attempt:
