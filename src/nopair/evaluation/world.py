@@ -109,9 +109,9 @@ def _marks(row: Any, judge_edit: float | None, judge_identity: float | None) -> 
 
 
 def table(title: str, verdict: Verdict) -> Table:
-    """Marks per category, the oracle's and the judge's side by side."""
+    """Marks per category, the oracle's, each with the judge's verdict on the same in the column after it."""
     drawn = Table(title=title)
-    for column in ("category", "success", "judge: edit", "preservation", "judge: rest", "realism", "overall"):
+    for column in ("category", "success", "(judge)", "preservation", "(judge)", "realism", "overall"):
         drawn.add_column(column, justify="left" if column == "category" else "right")
     for name, marks in [*verdict.categories.items(), ("mean", verdict.total)]:
         values = (
