@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -231,8 +232,11 @@ _BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, problem: str) -> None:
     make, said = _BAD[problem]
     path = make(tmp_path)
-    with pytest.raises(ImageError) as error:
-        load_image(path)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageError) as error:
+            load_image(path)
+    assert not warned  # one line, not two
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
     assert any(part in str(error.value) for part in said.split("|"))
