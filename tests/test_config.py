@@ -211,6 +211,8 @@ def test_overrides_of_lists_names_and_nothing() -> None:
         ("npedit.lr.x=1", "npedit.lr"),
         ("npedit.betas.0=0.5", "npedit.betas"),
         ("threds=2", "threads"),
+        ("lr=1e-4", "warmup.lr"),
+        ("a.b.keep=1", "checkpoint.keep"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override: str, nearest: str) -> None:

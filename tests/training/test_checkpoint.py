@@ -73,6 +73,17 @@ def test_one_of_the_same_step_is_replaced(tmp_path: Path, recipe: Recipe) -> Non
     assert load(latest(tmp_path)).state == {"x": 2}
 
 
+def test_what_a_killed_save_left_is_no_obstacle(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / ".saving-checkpoint-1").mkdir()
+    (tmp_path / ".saving-checkpoint-1" / "rest").write_text("")
+    save(tmp_path, Position("warmup", 1, 1), {"x": 1}, recipe, keep=1)
+    assert {path.name for path in load(latest(tmp_path)).path.iterdir()} == {
+        "state.pt",
+        "recipe.yaml",
+        "checkpoint.json",
+    }
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(CheckpointError, match="start the run without --resume"):
@@ -340,7 +351,18 @@ def test_another_kind_of_run_is_refused(saved: Path, toy: ModuleType) -> None:
         require_same_run(load(saved), Other(name="other", output="x", settings={}))
 
 
-def test_a_key_is_not_free_because_another_starts_alike(toy: ModuleType) -> None:
+def test_a_key_is_not_free_because_another_starts_alike() -> None:
+    """`name` is free, `names` is not."""
+
+    class Other(Run):
+        names: str
+
+    saved = Other(name="x", output="x", names="a").model_dump(mode="json")
+    with pytest.raises(CheckpointError, match="names is 'a' there and 'b' here"):
+        require_same_run(Checkpoint(Path("x"), Position("p", 1, 1), saved, {}), Other(name="y", output="x", names="b"))
+
+
+def test_a_key_is_not_free_because_another_ends_alike(toy: ModuleType) -> None:
     """`warmup.steps` is free, `npedit.fake_steps` and `sampling.steps` are not."""
     saved = Checkpoint(Path("x"), Position("warmup", 1, 1), toy.toy_recipe().model_dump(mode="json"), {})
     for override in ("npedit.fake_steps=9", "sampling.steps=9"):

@@ -117,6 +117,13 @@ def test_a_run_repeats_itself(toy: ModuleType, tmp_path: Path, whole: Result) ->
     assert_same(go(toy, tmp_path), whole)
 
 
+def test_layers_that_draw_from_torch_draw_anew_in_every_step(toy: ModuleType, tmp_path: Path) -> None:
+    drawn: list[float] = []
+    for name, seed in (("one", 1), ("two", 2)):
+        go(toy, tmp_path / name, None, f"seed={seed}", at=lambda total: drawn.append(torch.rand(()).item()))
+    assert len(set(drawn)) == 2 * STEPS
+
+
 # Stopped and resumed --------------------------------------------------------------------------------------------------
 
 

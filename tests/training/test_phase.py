@@ -14,6 +14,10 @@ def test_golden() -> None:
     assert torch.randint(1000, (3,), generator=generator(0, "warmup", 0)).tolist() == [5, 778, 522]
 
 
+def test_a_number_is_not_its_text() -> None:
+    assert seed_of(1) != seed_of("1")
+
+
 @given(parts, parts)
 def test_other_parts_give_another_seed(one: list[int | str], other: list[int | str]) -> None:
     assert 0 <= seed_of(*one) < 2**63

@@ -75,7 +75,7 @@ class GuardedStep:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         size = norm.item()
-        skip = not (math.isfinite(loss) and math.isfinite(size) and size <= self._spike)
+        skip = not (math.isfinite(loss) and size <= self._spike)  # a norm of NaN is not below anything
         if not skip:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
             for group in self._optimiser.param_groups:
