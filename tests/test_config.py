@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nopair.config import Recipe, Section, dump, load_recipe, parse_recipe, recipe_names
+from nopair.config import Recipe, Section, dump, load_recipe, parse_recipe, path_override, recipe_names
 from nopair.errors import ConfigError
 from nopair.world.edits import CATEGORIES
 
@@ -46,6 +46,7 @@ base:
     - to_k
     - to_v
     - to_out.0
+  compile: false
 judge:
   path: tiny:judge
 data:
@@ -341,3 +342,13 @@ def test_a_recipe_that_is_not_there(name: str, part: str) -> None:
         load_recipe(name)
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["plain", "it's", "a: b", "# no comment", "größe", "[1]", "~", "1e3", "  spaced "])
+def test_a_path_override_keeps_any_path(name: str) -> None:
+    assert load_recipe("demo", [path_override("output", Path(name))]).output == name
+
+
+def test_adapters_are_not_compiled() -> None:
+    with pytest.raises(ConfigError, match="compile needs roles: full"):
+        load_recipe("demo", ["base.roles=lora", "base.compile=true"])

@@ -130,16 +130,11 @@ def train(
     ] = None,
 ) -> None:
     """Train an editor as a recipe says. Ctrl-C saves first; `--resume latest` goes on from there, bit for bit."""
-    from nopair.config import load_recipe
+    from nopair.config import load_recipe, path_override
     from nopair.training.run import train as run_train
 
-    changes = [*(overrides or []), *([] if output is None else [f"output={_quoted(output)}"])]
+    changes = [*(overrides or []), *([] if output is None else [path_override("output", output)])]
     run_train(load_recipe(recipe, changes), resume=resume is not None)
-
-
-def _quoted(path: Path) -> str:
-    """A path as a YAML string, whatever is in it."""
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 @app.command()

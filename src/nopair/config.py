@@ -57,6 +57,15 @@ class BaseConfig(Section):
         default="full", description="student, teacher and fake score as full copies, or as adapters on one shared base"
     )
     lora: LoraConfig = Field(default=LoraConfig(), description="the adapters, where roles is lora")
+    compile: bool = Field(
+        default=False, description="compile the transformers' blocks: minutes at the start, needs a C++ compiler"
+    )
+
+    @model_validator(mode="after")
+    def _not_both(self) -> "BaseConfig":
+        if self.compile and self.roles == "lora":
+            raise ValueError("compile needs roles: full; adapters that are switched all the time cannot be compiled")
+        return self
 
 
 class JudgeConfig(Section):
@@ -230,6 +239,11 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         near = difflib.get_close_matches(text, names, n=3, cutoff=0.0) or ["none"]
         raise ConfigError(f"there is no recipe {text!r}; nearest: {', '.join(near)}; or give the path of a .yaml file")
     return parse_recipe((importlib.resources.files("nopair.recipes") / f"{text}.yaml").read_bytes(), overrides, text)
+
+
+def path_override(key: str, path: Path) -> str:
+    """`key=path` for `load_recipe`, whatever characters the path holds."""
+    return f"{key}='" + str(path).replace("'", "''") + "'"
 
 
 def parse_recipe(source: str | bytes, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:

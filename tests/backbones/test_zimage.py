@@ -200,12 +200,12 @@ def test_reference_and_target_share_rows_and_columns_but_not_the_frame(
     length = text.lengths[0]
     assert torch.equal(first[:, 1:], second[:, 1:])
     assert first[:, 1:].tolist() == [[row, column] for row in range(6) for column in range(10)]
-    assert set(first[:, 0].tolist()) == {length + 1}
+    assert set(first[:, 0].tolist()) == {1}
     assert set(second[:, 0].tolist()) == {length + 3}
-    assert prompt[:length].tolist() == [[place + 1, 0, 0] for place in range(length)]
+    assert prompt[:length].tolist() == [[place + 3, 0, 0] for place in range(length)]
 
 
-def test_only_target_tokens_are_told_the_noisy_time(backbone: ZImageBackbone) -> None:
+def test_only_the_reference_is_told_the_clean_time(backbone: ZImageBackbone) -> None:
     noisy, t, reference = _inputs(2)
     seen, patches = [], []
     backbone.transformer.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
@@ -217,7 +217,7 @@ def test_only_target_tokens_are_told_the_noisy_time(backbone: ZImageBackbone) ->
         torch.testing.assert_close(time, tell((1 - t) * 1000))
         torch.testing.assert_close(clean_time, tell(torch.full((2,), 1000.0)))
     tokens, image = is_noisy.shape[1], 64
-    assert is_noisy.tolist() == [[0] * (tokens - image) + [1] * image] * 2
+    assert is_noisy.tolist() == [[1] * (tokens - 2 * image) + [0] * image + [1] * image] * 2
     first, last = patches[0].view(2, 2, image, -1).sum(dim=(2, 3)).unbind(1)
     torch.testing.assert_close(first, reference.sum(dim=(1, 2, 3)))
     torch.testing.assert_close(last, noisy.sum(dim=(1, 2, 3)))

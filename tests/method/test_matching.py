@@ -135,6 +135,7 @@ def test_dmd_asks_both_fields_about_the_re_noised_sample() -> None:
     def watched(field: Velocity) -> Velocity:
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             asked.append((x, t))
+            assert not torch.is_grad_enabled(), "no graph is built, so none is kept in memory"
             return field(x, t)
 
         return velocity

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import ZImageTransformer2DModel
 
+from nopair.backbones.base import Backbone
 from nopair.config import load_recipe
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError
@@ -70,3 +72,15 @@ def test_bad_recipes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
 def test_the_shipped_models_resolve() -> None:
     for part in ("base", "judge", "editor"):
         assert resolve(f"tiny:{part}").is_dir()
+
+
+def test_compiling_reaches_every_role_and_does_not_leave_with_the_editor() -> None:
+    training = compose(load_recipe("demo", ["threads=1", "base.compile=true"]))
+
+    def compiled(backbone: Backbone) -> set[bool]:
+        assert isinstance(backbone.transformer, ZImageTransformer2DModel)
+        return {block._compiled_call_impl is not None for block in backbone.transformer.layers}
+
+    roles = training.roles
+    assert [compiled(role) for role in (roles.student, roles.teacher, roles.fake)] == [{True}] * 3
+    assert compiled(training.warm_editor().backbone) == {False}

@@ -25,7 +25,6 @@ TRAINED: tuple[Role, Role] = ("student", "fake")
 
 
 @runtime_checkable
-@runtime_checkable
 class Roles(Protocol):
     """Student, teacher and fake as views of one base. At the start all three predict the same.
 

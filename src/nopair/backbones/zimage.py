@@ -5,13 +5,14 @@ How the library differs from nopair, and what is done about it here:
 * it calls 1 - t what we call t, and returns -v;
 * prompts go through the tokenizer's chat template with thinking on, and hidden_states[-2] is the embedding;
 * a reference goes in through its "omni" mode: a sample's images are [reference, target], with noise mask [0, 1].
-  Reference and prompt tokens are then modulated with the clean time, target tokens with t, and only the target comes
-  back. A reference patch and the target patch at its place share (row, column) rotary positions. They differ in the
-  frame position: the n prompt tokens stand at 1 to n, the reference at n + 1, the target at n + 3;
-* omni mode wants as many prompt pieces as images. We pass [instruction, empty]. The empty piece adds no token, and it
-  is the only safe second piece: the library makes `length + 2 * padding` position ids for a piece that it pads to
-  `length + padding` tokens, so the ids of a later, non-empty piece would be shifted by the padding of the first
-  (`ZImageTransformer2DModel._pad_with_ids`, diffusers 0.42).
+  Reference tokens are then modulated with the clean time, target tokens with t, and only the target comes back. A
+  reference patch and the target patch at its place share (row, column) rotary positions. They differ in the frame
+  position: the reference stands at 1, the n prompt tokens at 3 to n + 2, the target at n + 3;
+* omni mode wants as many prompt pieces as images, and gives each piece the noise mask of its image. We pass
+  [empty, instruction]: as in the family's own omni pipeline, the instruction goes with the target, and is modulated
+  with t as prompts are in text-to-image. An empty first piece adds no token. A first piece that needs padding would do
+  harm: the library makes `length + 2 * padding` position ids for a piece that it pads to `length + padding` tokens, so
+  the ids of the piece after it would be shifted (`ZImageTransformer2DModel._pad_with_ids`, diffusers 0.42).
 """
 
 import dataclasses
@@ -211,7 +212,7 @@ class ZImageBackbone:
             outputs = self.transformer(
                 [list(pair) for pair in zip(references, targets, strict=True)],
                 1 - t,
-                [[prompt, prompt[:0]] for prompt in prompts],
+                [[prompt[:0], prompt] for prompt in prompts],
                 siglip_feats=[None] * len(prompts),
                 image_noise_mask=[[0, 1]] * len(prompts),
                 return_dict=False,

@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from nopair.config import Recipe, load_recipe
+from nopair.config import Recipe, load_recipe, path_override
 from nopair.data.files import make_folder
 from nopair.evaluation.report import write_report
 from nopair.evaluation.results import Cost, Example, Report
@@ -38,7 +38,7 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     Raises:
         NopairError: see `nopair.errors`; Interrupted after a signal.
     """
-    recipe = load_recipe("demo", [f"seed={seed}", f"output={output / 'training'!s}", *overrides])
+    recipe = load_recipe("demo", [f"seed={seed}", path_override("output", output / "training"), *overrides])
     console = Console()
     directory = Path(recipe.output)
     make_folder(output)

@@ -1,8 +1,8 @@
-"""Pretraining of the tiny text-to-image base: a Z-Image transformer and its Qwen3 text encoder, flow matching on
-captions.
+"""Pretraining of the tiny text-to-image base: a Z-Image transformer and its Qwen3 text encoder, flow matching.
 
 The text encoder is trained along, with a language-modelling loss over captions and instructions, because nothing
-pretrained can be had at this size; afterwards it is frozen, as in any base.
+pretrained can be had at this size; afterwards it is frozen, as in any base. Prompts come in many wordings, half of the
+batches in the family's omni form (without a reference), and words are grounded in patches (`tiny.grounding`).
 """
 
 import random
@@ -17,7 +17,10 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from nopair.backbones.zimage import PROMPT_BLOCK
+from nopair.tiny.grounding import Grounding
 from nopair.tiny.optim import MuonAdamW, best_device, cosine
+from nopair.tiny.phrases import describe
 from nopair.tiny.vae import LATENT_CHANNELS
 from nopair.tiny.words import any_edit
 from nopair.world.edits import random_scene
@@ -27,6 +30,8 @@ from nopair.world.scenes import Scene, caption
 TEXT_WIDTH: Final = 128
 SHIFT: Final = 3.0
 """Timestep shift written into the base's scheduler."""
+_OMNI: Final = 0.5
+"""Share of batches in omni form."""
 
 
 def new_transformer() -> ZImageTransformer2DModel:
@@ -74,13 +79,14 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
 @dataclass(frozen=True, slots=True)
 class BaseSettings:
     """`batch` scenes a step; peak learning rates of the matrices (Muon) and of all else (AdamW); share of empty
-    captions."""
+    prompts; weight of the grounding loss."""
 
     steps: int = 4000
     batch: int = 48
     lr: float = 2e-3
     other_lr: float = 1.5e-3
     caption_dropout: float = 0.1
+    grounding: float = 0.3
     ema: float = 0.998
     seed: int = 1
 
@@ -100,6 +106,7 @@ class BasePhase:
         self.transformer = new_transformer().to(self.device)  # pyright: ignore[reportArgumentType]
         self.text_encoder = new_text_encoder(tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
         self.models = nn.ModuleDict({"transformer": self.transformer, "text_encoder": self.text_encoder})
+        self.grounding = Grounding(self.transformer, tokenizer)
         self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
         self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
 
@@ -112,34 +119,66 @@ class BasePhase:
         rng = random.Random(f"{settings.seed}/base/{index}")
         noise_source = torch.Generator().manual_seed(rng.getrandbits(60))
         scenes = [_scene(rng) for _ in range(settings.batch)]
-        captions = ["" if rng.random() < settings.caption_dropout else caption(scene) for scene in scenes]
+        prompts = ["" if rng.random() < settings.caption_dropout else self._prompt(rng, scene) for scene in scenes]
+        ids, features, text_loss = self._read(prompts, [any_edit(rng).instruction for _ in range(settings.batch)])
         latents = self._encode(scenes)
-        features, text_loss = self._read(captions, [any_edit(rng).instruction for _ in range(settings.batch)])
-
-        t = torch.sigmoid(torch.randn(settings.batch, generator=noise_source) * 1.2 + 0.4).to(self.device)
+        t = _times(settings.batch, noise_source).to(self.device)
         noise = torch.randn(latents.shape, generator=noise_source).to(self.device)
-        noisy = torch.lerp(latents, noise, t.view(-1, 1, 1, 1))
-        out = self.transformer(list(noisy.unsqueeze(2).unbind()), 1 - t, features, return_dict=False)[0]
-        velocity = -torch.stack(out).squeeze(2)
+        omni = rng.random() < _OMNI
+        velocity = self._velocity(torch.lerp(latents, noise, t.view(-1, 1, 1, 1)), t, features, omni)
         loss = (velocity - (noise - latents)).square().mean()
-
-        norm = self.optimizer.step(loss + 0.1 * text_loss, cosine(index, settings.steps, 100))
+        targets = self.grounding.targets(scenes, ids)
+        ground_loss = self.grounding.loss(targets, [len(feature) for feature in features], t, text_first=omni)
+        total = loss + 0.1 * text_loss + settings.grounding * ground_loss
+        norm = self.optimizer.step(total, cosine(index, settings.steps, 100))
         self._update_ema(index)
-        return {"loss": loss.item(), "text_loss": text_loss.item(), "grad_norm": norm}
+        losses = {"loss": loss.item(), "text_loss": text_loss.item(), "ground_loss": ground_loss.item()}
+        return losses | {"grad_norm": norm}
+
+    def _prompt(self, rng: random.Random, scene: Scene) -> str:
+        """A prompt of one block; the canonical caption, which always fits, in place of one that would need a second."""
+        prompt = describe(rng, scene)
+        tokens, _ = self._tokens([prompt])
+        return prompt if tokens.shape[1] <= PROMPT_BLOCK else caption(scene)
+
+    def _velocity(
+        self,
+        noisy: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        features: list[Float[Tensor, "token d"]],
+        omni: bool,
+    ) -> Float[Tensor, "b c h w"]:
+        images = list(noisy.unsqueeze(2).unbind())
+        if omni:
+            out = self.transformer(
+                [[image] for image in images],
+                1 - t,
+                [[feature] for feature in features],
+                siglip_feats=[None] * len(images),
+                image_noise_mask=[[1]] * len(images),
+                return_dict=False,
+            )[0]
+        else:
+            out = self.transformer(images, 1 - t, features, return_dict=False)[0]
+        return -torch.stack(out).squeeze(2)
 
     def _encode(self, scenes: list[Scene]) -> Float[Tensor, "b c h w"]:
         with torch.no_grad():
             mode = self.vae.encode(render_batch(scenes).to(self.device) * 2 - 1).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
         return mode * self.vae.config["scaling_factor"]
 
-    def _read(self, captions: list[str], instructions: list[str]) -> tuple[list[Float[Tensor, "token d"]], Tensor]:
-        """Features of the captions, unpadded, and the language-modelling loss over captions and instructions."""
-        tokens, mask = self._tokens(captions + instructions)
+    def _read(
+        self, prompts: list[str], instructions: list[str]
+    ) -> tuple[Int[Tensor, "b token"], list[Float[Tensor, "token d"]], Float[Tensor, ""]]:
+        """Tokens of the prompts, their features, unpadded, and the language-modelling loss over prompts and
+        instructions."""
+        tokens, mask = self._tokens(prompts + instructions)
         output = self.text_encoder(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
         targets = tokens.masked_fill(mask == 0, -100)[:, 1:]
         text_loss = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
         states = output.hidden_states[-2]
-        return [states[i, mask[i].bool()] for i in range(len(captions))], text_loss
+        count = len(prompts)
+        return tokens[:count], [states[i, mask[i].bool()] for i in range(count)], text_loss
 
     def _tokens(self, prompts: list[str]) -> tuple[Int[Tensor, "b token"], Int[Tensor, "b token"]]:
         texts = [
@@ -172,6 +211,13 @@ class BasePhase:
         """The models with their averaged weights."""
         self.models.load_state_dict(self.ema)
         return self.transformer.cpu().eval(), self.text_encoder.cpu().eval()
+
+
+def _times(count: int, source: torch.Generator) -> Float[Tensor, " b"]:
+    """Logit-normal, with a tenth of the samples nearly clean and a tenth nearly noise: an editor works at both ends."""
+    t = torch.sigmoid(1.2 * torch.randn(count, generator=source) + 0.6)
+    end, share = 0.02 * torch.rand(count, generator=source), torch.rand(count, generator=source)
+    return torch.where(share < 0.1, end, torch.where(share > 0.9, 1 - end, t))
 
 
 def _scene(rng: random.Random) -> Scene:

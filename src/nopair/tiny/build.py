@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nopair.backbones.folder import load_model
 from nopair.backbones.zimage import ZImageBackbone
-from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe
+from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe, path_override
 from nopair.data.files import folder_atomic
 from nopair.editor import Editor
 from nopair.errors import ModelError
@@ -92,10 +92,8 @@ def _build_judge(output: Path, steps: int | None, console: Console) -> None:
 
 def _build_editor(output: Path, steps: int | None, console: Console) -> None:
     shorter = [] if steps is None else [f"warmup.steps={steps}", f"npedit.steps={steps}"]
-    recipe = load_recipe(
-        "tiny",
-        [f"base.path='{output / 'base'}'", f"judge.path='{output / 'judge'}'", f"output='{RUNS / 'editor'}'", *shorter],
-    )
+    places = {"base.path": output / "base", "judge.path": output / "judge", "output": RUNS / "editor"}
+    recipe = load_recipe("tiny", [*(path_override(key, place) for key, place in places.items()), *shorter])
     train(recipe, resume=_started(RUNS / "editor"))
     editor = Editor.load(RUNS / "editor" / EDITOR, dtype=torch.float16)
     editor.save(output / "editor")

@@ -39,14 +39,14 @@ from nopair.world.scenes import (
 PATCH: Final = 8
 """Side in pixels of the patches that evidence is marked on."""
 KINDS: Final = {
-    "right": 0.28,
-    "unchanged": 0.1,
-    "wrong": 0.2,
-    "half": 0.1,
-    "over": 0.15,
-    "smeared": 0.1,
+    "right": 0.27,
+    "unchanged": 0.08,
+    "wrong": 0.27,
+    "half": 0.08,
+    "over": 0.14,
+    "smeared": 0.08,
     "corrupted": 0.05,
-    "unrelated": 0.05,
+    "unrelated": 0.03,
 }
 """Kinds of attempt and their shares."""
 

@@ -7,6 +7,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from nopair.errors import TrainingError
+
 CLIP: Final = 1.0
 _NOT_HIDDEN: Final = ("embed", "lm_head", "final_layer", "x_embedder", "t_embedder", "newline", "adaLN")
 """Names of matrices that map from or to something other than hidden states; Muon is not meant for them."""
@@ -29,9 +31,17 @@ class MuonAdamW:
         )
 
     def step(self, loss: Tensor, factor: float) -> float:
-        """Update with the learning rates times `factor`. Returns the gradient norm before clipping."""
+        """Update with the learning rates times `factor`. Returns the gradient norm before clipping.
+
+        Raises:
+            TrainingError: the gradient is not finite; no weight has changed.
+        """
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP, error_if_nonfinite=True)
+        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        if not norm.isfinite():
+            raise TrainingError(
+                f"pretraining: the gradient norm is {norm.item()}; resume from a checkpoint with a lower step size"
+            )
         for optimizer, lr in zip(self.optimizers, self.lrs, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor

@@ -1,10 +1,8 @@
-"""What each patch of a scene shows, in words: dense labels that teach a vision tower to speak the language model's
-language.
+"""What each patch of a scene shows, in words: dense labels that teach a vision tower the language model's language.
 
 A token of the tower should have a large inner product with the embedding of each word that is true of its patch. The
 language model then finds "the red circle" by matching words with patches, which it otherwise learns only after
-thousands
-of steps.
+thousands of steps.
 """
 
 from collections.abc import Sequence
@@ -85,7 +83,7 @@ class Sight(nn.Module):
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, width: int) -> None:
         super().__init__()
-        self.ids = [[_word_id(tokenizer, word) for word in group] for group in WORDS]
+        self.ids = [[word_id(tokenizer, word) for word in group] for group in WORDS]
         self.place = nn.Linear(width, sum(PLACES))
 
     def forward(
@@ -107,7 +105,8 @@ class Sight(nn.Module):
         return torch.stack(losses).nanmean()
 
 
-def _word_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
+def word_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
+    """The token of a word of the world, in the middle of a sentence."""
     ids = tokenizer.encode(f" {word}", add_special_tokens=False)
     assert len(ids) == 1, f"{word} is {len(ids)} tokens"
     return ids[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from rich.console import Console
 from torch import Tensor
 
@@ -71,6 +72,8 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     judge = LlavaOnevisionJudge.load(resolve(recipe.judge.path))
     judge.model.to(device)  # pyright: ignore[reportArgumentType]
     roles = _roles(recipe, backbone)
+    if recipe.base.compile:
+        _compile(roles)
     schedule = levels(recipe.sampling.steps, recipe.sampling.shift or backbone.shift)
     data = recipe.data
     chosen = {} if data.categories is None else {"categories": data.categories}
@@ -86,6 +89,19 @@ def _roles(recipe: Recipe, backbone: ZImageBackbone) -> Roles:
         return FullRoles.of(backbone)
     lora = recipe.base.lora
     return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed)
+
+
+def _compile(roles: Roles) -> None:
+    """Compile the blocks of each role's transformer, in place; the work is done at their first calls.
+
+    All blocks share one function, which is compiled once for every kind of call: role, refiner or main layer, with
+    or without reference and gradient. Past torch's default limit of 8 kinds, the rest would quietly stay as they are.
+    """
+    torch._dynamo.config.recompile_limit = 64
+    for backbone in (roles.student, roles.teacher, roles.fake):
+        transformer = backbone.transformer
+        assert isinstance(transformer, ModelMixin), "every adapter's transformer is a diffusers model"
+        transformer.compile_repeated_blocks()
 
 
 def train(recipe: Recipe, *, resume: bool) -> None:

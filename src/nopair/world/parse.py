@@ -3,7 +3,7 @@
 The error of an explanation is the plain squared difference between the image and its exact render. Given the things,
 the best background is an exact minimum over all backgrounds; given the background, the best content of a cell is an
 exact minimum over all 1,297 contents. Both are a few matrix products, because a render is linear in its tables.
-Starting from a robust guess of the background, the two are alternated until nothing changes.
+Starting from the background nearest to the whole image, the two are alternated until nothing changes.
 """
 
 from dataclasses import replace
@@ -31,12 +31,8 @@ from nopair.world.scenes import (
     Thing,
 )
 
-CLIP: Final = 0.12
-"""Largest squared error (summed over RGB) a pixel may charge the first guess of the background. Half the contrast of a
-pattern costs about 0.08, so a wrong pattern still pays, while a thing in front costs no more than a third of a wrong
-tone."""
 MAX_ROUNDS: Final = 8
-"""Each round lowers the error, so a fixed point is certain; two or three rounds reach it in practice."""
+"""No round raises the error, and two or three reach the fixed point in practice."""
 CHUNK: Final = 32
 """Images explained at once; bounds the memory."""
 
@@ -116,16 +112,14 @@ def _from_cells(cells: Float[Tensor, "b cell c pixel"]) -> Float[Tensor, "b c pi
     return cells.reshape(b, 2, 2, c, CELL, CELL).permute(0, 3, 1, 4, 2, 5).reshape(b, c, SIZE * SIZE)
 
 
-def _ground_errors(
-    layer: Float[Tensor, "b 3 pixels"], seen: Float[Tensor, "b 1 pixels"], clip: float
-) -> Float[Tensor, "b grounds"]:
+def _ground_errors(layer: Float[Tensor, "b 3 pixels"], seen: Float[Tensor, "b 1 pixels"]) -> Float[Tensor, "b grounds"]:
     """Squared error of every background (colour-major), if `layer + seen · background` is the render.
 
     `layer` is the image minus what the things add to it, `seen` the share of the background that shows through.
     """
     _, lights = _lights()
     tones = _tones().flatten(0, 1)
-    squared = (layer[:, None] - seen[:, None] * tones.view(1, -1, 3, 1)).square().sum(2).clamp(max=clip)
+    squared = (layer[:, None] - seen[:, None] * tones.view(1, -1, 3, 1)).square().sum(2)
     dark, light = squared.unflatten(1, (len(BACKGROUND_COLOURS), 2)).unbind(2)
     return (dark.sum(-1, keepdim=True) + (light - dark) @ lights.T).flatten(1)
 
@@ -167,10 +161,10 @@ def _draw_things(index: Int[Tensor, "b cell"]) -> tuple[Float[Tensor, "b 3 pixel
 
 
 def _explain(images: Float[Tensor, "b 3 height width"]) -> tuple[Int[Tensor, " b"], Int[Tensor, "b cell"]]:
-    """Background and contents of the cells at the fixed point reached from a robust guess of the background."""
+    """Background and contents of the cells at the fixed point reached from the background nearest to the image."""
     flat, cells = images.flatten(2), _to_cells(images)
     everything_seen = torch.ones(len(images), 1, SIZE * SIZE)
-    ground = _ground_errors(flat, everything_seen, clip=CLIP).argmin(1)
+    ground = _ground_errors(flat, everything_seen).argmin(1)
     things = torch.full((len(images), len(CELLS)), -1)
     for _ in range(MAX_ROUNDS):
         drawn = _draw_ground(ground).unflatten(-1, (SIZE, SIZE))
@@ -179,7 +173,7 @@ def _explain(images: Float[Tensor, "b 3 height width"]) -> tuple[Int[Tensor, " b
             break
         things = found
         paint, seen = _draw_things(things)
-        ground = _ground_errors(flat - paint, seen, clip=float("inf")).argmin(1)
+        ground = _ground_errors(flat - paint, seen).argmin(1)
     return ground, things
 
 

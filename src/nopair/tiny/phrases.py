@@ -1,0 +1,75 @@
+"""Prompts as people write them: things in any order, in several wordings, as statements or as commands, not always with
+their place or every attribute.
+
+A base that has only ever read one pattern of caption cannot read an instruction. And where a prompt does not say at
+which place a thing stands, the base has to look, which is what an editor does first with "the red circle".
+"""
+
+import random
+from typing import Final
+
+from nopair.world.scenes import CELLS, Background, Scene, Thing, caption, describe_background, describe_thing
+
+_CANONICAL: Final = 0.25
+"""Share of prompts in the world's own complete form, in which edited captions are written."""
+_PLACED: Final = 0.7
+"""Share of the others that say where things stand."""
+_TWICE: Final = 0.35
+"""Share of things that are told in two parts, such as "a small circle, make the circle red"."""
+
+
+def describe(rng: random.Random, scene: Scene) -> str:
+    """A true prompt for `scene`, though perhaps not a complete one."""
+    if rng.random() < _CANONICAL:
+        return caption(scene)
+    placed = rng.random() < _PLACED
+    things = [
+        _in_two_parts(rng, t, placed) if rng.random() < _TWICE else _at_once(rng, t, placed) for t in scene.things
+    ]
+    rng.shuffle(things)
+    return ", ".join(_with_background(rng, things, scene.background))
+
+
+def _at_once(rng: random.Random, thing: Thing, placed: bool) -> str:
+    full = describe_thing(thing)
+    texture = [] if thing.texture == "plain" else [thing.texture]
+    brief = " ".join((rng.choice(("", thing.size)), *texture, thing.noun)).strip()
+    facts = [thing.colour, thing.size, *texture]
+    rng.shuffle(facts)
+    if not placed:
+        return rng.choice((full, f"a {full}", f"a {brief}", f"the {thing.shape} is {' '.join(facts)}"))
+    place = CELLS[thing.cell]
+    return rng.choice(
+        (
+            f"{full} {place}",
+            f"a {brief} at the {place}",
+            f"add a {full} at the {place}",
+            f"put a {full} in the {place}",
+            f"draw a {full} at the {place}",
+            f"the {thing.shape} at the {place} is {' '.join(facts)}",
+        )
+    )
+
+
+def _in_two_parts(rng: random.Random, thing: Thing, placed: bool) -> str:
+    place = f" at the {CELLS[thing.cell]}" if placed else ""
+    texture = "" if thing.texture == "plain" else f"{thing.texture} "
+    told = rng.choice(("colour", "size", "texture", "place"))
+    if told == "colour":
+        then = rng.choice(("make the {0} {1}", "change the colour of the {0} to {1}", "paint the {0} {1}"))
+        return f"a {thing.size} {texture}{thing.shape}{place}, {then.format(thing.shape, thing.colour)}"
+    if told == "size":
+        then = rng.choice(("make the {0} {1}", "change the size of the {0} to {1}", "turn the {0} {1}"))
+        return f"a {texture}{thing.noun}{place}, {then.format(thing.noun, thing.size)}"
+    if told == "texture":
+        then = rng.choice(("make the {0} {1}", "give the {0} a {1} look", "turn the {0} {1}"))
+        return f"a {thing.size} {thing.noun}{place}, {then.format(thing.noun, thing.texture)}"
+    then = rng.choice(("move the {0} to the {1}", "put the {0} at the {1}", "shift the {0} to the {1}"))
+    return f"a {describe_thing(thing)}, {then.format(thing.noun, CELLS[thing.cell])}"
+
+
+def _with_background(rng: random.Random, things: list[str], background: Background) -> list[str]:
+    ground = describe_background(background)
+    told = (f"on {ground}", f"{ground} behind it", f"make the background {ground}", f"put {ground} behind it")
+    place = rng.choice((0, len(things)))
+    return [*things[:place], rng.choice((*told, f"change the background to {ground}")), *things[place:]]
