@@ -169,7 +169,7 @@ class BasePhase:
 
     def _read(
         self, prompts: list[str], instructions: list[str]
-    ) -> tuple[Int[Tensor, "b token"], list[Float[Tensor, "token d"]], Float[Tensor, ""]]:
+    ) -> tuple[Int[Tensor, "prompt padded"], list[Float[Tensor, "token d"]], Float[Tensor, ""]]:
         """Tokens of the prompts, their features, unpadded, and the language-modelling loss over prompts and
         instructions."""
         tokens, mask = self._tokens(prompts + instructions)

@@ -61,10 +61,9 @@ def judge_card(folder: Path, base: Path, settings: JudgeSettings) -> str:
     return _HEAD.format(library="transformers", task="image-text-to-text", title="nopair tiny judge") + (
         "A LLaVA-OneVision model at toy size that answers Yes or No about edits in the shapes world. Stock "
         "`transformers` loads it. Like any vision-language model it was trained on labelled examples: scenes, "
-        "attempts at "
-        "edits (right, unchanged, wrong, half-done, over-done, smeared, corrupted, unrelated; two of three seen "
-        "through "
-        "the autoencoder, some with noise) and the answers to the questions of `nopair.judges.questions`.\n\n"
+        "attempts at edits (right, unchanged, wrong, half-done, over-done, misshapen, smeared, corrupted, unrelated; "
+        "two of three seen through the autoencoder, some with noise) and the answers to the questions of "
+        "`nopair.judges.questions`.\n\n"
         f"Trained by `nopair tiny build judge`: {settings.steps} steps of {settings.batch} attempts.\n\n"
         f"Accuracy on unseen draws, all kinds of attempts equally often: **{quality.accuracy:.3f}**. "
         f"Below {ENOUGH} a judge's gradient is not worth following; such groups are marked.\n\n"

@@ -1,12 +1,11 @@
 """Labelled cases for pretraining the tiny judge: a reference, an attempt at an edit, a question, and the right answer.
 
-A judge follows only where it has been: attempts are right, unchanged, wrong, half-done, over-done and corrupted,
-and most
-are seen through the autoencoder the editor will paint with. Labels follow from how an attempt was made; where they
-would
-be debatable (a blend that is nearly done) the case is not made.
+A judge follows only where it has been: attempts are right, unchanged, wrong, half-done, over-done, misshapen and
+corrupted, and most are seen through the autoencoder the editor will paint with. Labels follow from how an attempt was
+made; where they would be debatable (a blend that is nearly done) the case is not made.
 """
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,15 +39,18 @@ PATCH: Final = 8
 """Side in pixels of the patches that evidence is marked on."""
 KINDS: Final = {
     "right": 0.27,
-    "unchanged": 0.08,
-    "wrong": 0.27,
-    "half": 0.08,
-    "over": 0.14,
+    "unchanged": 0.07,
+    "wrong": 0.21,
+    "misshapen": 0.12,
+    "half": 0.07,
+    "over": 0.1,
     "smeared": 0.08,
     "corrupted": 0.05,
     "unrelated": 0.03,
 }
 """Kinds of attempt and their shares."""
+MELTING: Final = ("recolour", "add", "replace", "resize", "move", "texture")
+"""Categories after which a thing stands where the edit was; of the others, a misshapen attempt is a smeared one."""
 
 _PRESENCE: Final = 0.35
 """Share of attempts about which it is asked, besides, whether some thing can be seen: removal has too few such
@@ -257,6 +259,52 @@ def _fill(rng: random.Random, image: Tensor, source: torch.Generator) -> Tensor:
     return render(random_edit(rng, "background", any_edit(rng).source).target)
 
 
+def _misshapen(rng: random.Random, edit: Edit, source: torch.Generator) -> _Attempt:
+    """The right result, but the edited thing has melted: mixed with other shapes, blurred, or warped.
+
+    This is what an editor paints before it can draw: the colour is right and the place too.
+    """
+    assert edit.cell is not None
+    thing = edit.target.at(edit.cell)
+    assert thing is not None
+    after = render(edit.target)
+    # Where any thing could stand in the cell, so that its new outline has room.
+    bare = render(edit.target.without(edit.cell))
+    kind = rng.randrange(3)
+    if kind == 0:
+        others = [replace(thing, shape=shape) for shape in SHAPES if shape != thing.shape]
+        drawn = [render(edit.target.with_thing(other)) for other in rng.sample(others, rng.choice((1, 2)))]
+        own = rng.uniform(0.1, 0.5)
+        image = own * after + (1 - own) * torch.stack(drawn).mean(0)
+    else:
+        melted = _blur(after, rng.uniform(2.0, 4.0)) if kind == 1 else _warp(after, rng.uniform(2.5, 5.0), source)
+        region = torch.nn.functional.max_pool2d(_blend_mask(bare, after), 7, stride=1, padding=3)
+        image = torch.lerp(after, melted, region)
+    kept = {"add": True, "recolour": False, "resize": False, "texture": False}.get(edit.category)
+    return _Attempt(image, False, kept, None)
+
+
+def _blur(image: Float[Tensor, "3 height width"], sigma: float) -> Float[Tensor, "3 height width"]:
+    """Gaussian blur; sigma in pixels."""
+    reach = math.ceil(2.5 * sigma)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    weights = (weights / weights.sum()).expand(3, 1, 1, -1)
+    padded = torch.nn.functional.pad(image[None], (reach,) * 4, mode="reflect")
+    rows = torch.nn.functional.conv2d(padded, weights, groups=3)
+    return torch.nn.functional.conv2d(rows, weights.transpose(2, 3), groups=3)[0]
+
+
+def _warp(
+    image: Float[Tensor, "3 height width"], amplitude: float, source: torch.Generator
+) -> Float[Tensor, "3 height width"]:
+    """Every pixel fetched from elsewhere, by a smooth field with a root mean square of `amplitude` pixels."""
+    coarse = torch.randn(1, 2, 12, 12, generator=source)
+    field = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bicubic")[0].permute(1, 2, 0)
+    ticks = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1
+    grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1) + field * amplitude * 2 / SIZE
+    return torch.nn.functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+
 def _half(rng: random.Random, edit: Edit, source: torch.Generator) -> _Attempt:
     """A blend of before and after, everywhere or only where they differ; never nearly done."""
     before, after = render(edit.source), render(edit.target)
@@ -288,7 +336,9 @@ def _attempt(rng: random.Random, kind: str, edit: Edit, source: torch.Generator)
         return _of_scene(edit, disturb(rng, edit.target))
     if kind == "half" and edit.category != "nothing":
         return _half(rng, edit, source)
-    if kind == "smeared":
+    if kind == "misshapen" and edit.category in MELTING:
+        return _misshapen(rng, edit, source)
+    if kind in ("smeared", "misshapen"):
         return _smeared(rng, edit, source)
     base = edit.target if rng.random() < 0.7 else edit.source
     return _Attempt(_corrupt(rng, render(base), source), False, False, None)
