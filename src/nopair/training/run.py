@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+import torch.compiler.config
 from diffusers.models.modeling_utils import ModelMixin
 from rich.console import Console
 from torch import Tensor
@@ -97,7 +98,7 @@ def _compile(roles: Roles) -> None:
     All blocks share one function, which is compiled once for every kind of call: role, refiner or main layer, with
     or without reference and gradient. Past torch's default limit of 8 kinds, the rest would quietly stay as they are.
     """
-    torch._dynamo.config.recompile_limit = 64
+    torch.compiler.config.recompile_limit = 64
     for backbone in (roles.student, roles.teacher, roles.fake):
         transformer = backbone.transformer
         assert isinstance(transformer, ModelMixin), "every adapter's transformer is a diffusers model"
