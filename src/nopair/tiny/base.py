@@ -145,7 +145,7 @@ class BasePhase:
         self,
         noisy: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
-        features: list[Float[Tensor, "token d"]],
+        features: list[Float[Tensor, "_ d"]],
         omni: bool,
     ) -> Float[Tensor, "b c h w"]:
         images = list(noisy.unsqueeze(2).unbind())
@@ -169,7 +169,7 @@ class BasePhase:
 
     def _read(
         self, prompts: list[str], instructions: list[str]
-    ) -> tuple[Int[Tensor, "prompt padded"], list[Float[Tensor, "token d"]], Float[Tensor, ""]]:
+    ) -> tuple[Int[Tensor, "prompt padded"], list[Float[Tensor, "_ d"]], Float[Tensor, ""]]:
         """Tokens of the prompts, their features, unpadded, and the language-modelling loss over prompts and
         instructions."""
         tokens, mask = self._tokens(prompts + instructions)
