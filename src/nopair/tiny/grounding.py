@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from nopair.backbones.zimage import PROMPT_BLOCK
-from nopair.tiny.sights import NONE, labels, word_id
+from nopair.tiny.sights import NONE, WORDS, labels, word_id
 from nopair.world.scenes import PATTERNS, SHAPES, Scene
 
 LAYERS: Final = (1, 2, 3)
 """Main layers whose states are compared."""
 _SHARPNESS: Final = 16.0
 """Scale of the cosines that are read as logits."""
-_SHAPE, _PATTERN = 0, 5
+_SHAPE, _PATTERN = WORDS.index(SHAPES), WORDS.index(PATTERNS)
 """Groups of `sights.labels`."""
 
 

@@ -8,6 +8,7 @@ which place a thing stands, the base has to look, which is what an editor does f
 import random
 from typing import Final
 
+from nopair.world.edits import PHRASINGS
 from nopair.world.scenes import CELLS, Background, Scene, Thing, caption, describe_background, describe_thing
 
 _CANONICAL: Final = 0.25
@@ -56,16 +57,16 @@ def _in_two_parts(rng: random.Random, thing: Thing, placed: bool) -> str:
     texture = "" if thing.texture == "plain" else f"{thing.texture} "
     told = rng.choice(("colour", "size", "texture", "place"))
     if told == "colour":
-        then = rng.choice(("make the {0} {1}", "change the colour of the {0} to {1}", "paint the {0} {1}"))
-        return f"a {thing.size} {texture}{thing.shape}{place}, {then.format(thing.shape, thing.colour)}"
+        then = rng.choice(PHRASINGS["recolour"]).format(noun=thing.shape, colour=thing.colour)
+        return f"a {thing.size} {texture}{thing.shape}{place}, {then}"
     if told == "size":
-        then = rng.choice(("make the {0} {1}", "change the size of the {0} to {1}", "turn the {0} {1}"))
-        return f"a {texture}{thing.noun}{place}, {then.format(thing.noun, thing.size)}"
+        then = rng.choice(PHRASINGS["resize"]).format(noun=thing.noun, size=thing.size)
+        return f"a {texture}{thing.noun}{place}, {then}"
     if told == "texture":
-        then = rng.choice(("make the {0} {1}", "give the {0} a {1} look", "turn the {0} {1}"))
-        return f"a {thing.size} {thing.noun}{place}, {then.format(thing.noun, thing.texture)}"
-    then = rng.choice(("move the {0} to the {1}", "put the {0} at the {1}", "shift the {0} to the {1}"))
-    return f"a {describe_thing(thing)}, {then.format(thing.noun, CELLS[thing.cell])}"
+        then = rng.choice(PHRASINGS["texture"]).format(noun=thing.noun, texture=thing.texture)
+        return f"a {thing.size} {thing.noun}{place}, {then}"
+    then = rng.choice(PHRASINGS["move"]).format(noun=thing.noun, cell=CELLS[thing.cell])
+    return f"a {describe_thing(thing)}, {then}"
 
 
 def _with_background(rng: random.Random, things: list[str], background: Background) -> list[str]:

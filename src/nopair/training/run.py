@@ -96,7 +96,7 @@ def _compile(roles: Roles) -> None:
     """Compile the blocks of each role's transformer, in place; the work is done at their first calls.
 
     All blocks share one function, which is compiled once for every kind of call: role, refiner or main layer, with
-    or without reference and gradient. Past torch's default limit of 8 kinds, the rest would quietly stay as they are.
+    or without reference and gradient. Past torch's default limit of 8 kinds, the rest would stay as they are.
     """
     torch.compiler.config.recompile_limit = 64
     for backbone in (roles.student, roles.teacher, roles.fake):
