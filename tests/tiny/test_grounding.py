@@ -72,3 +72,28 @@ def test_the_loss_looks_at_patches_and_words_in_either_order(omni: bool) -> None
     assert latent.grad[:, 0, 0:2, 10:12].abs().sum() > 0, "patch 5 is in row 0, column 5"
     assert feature.grad is not None
     assert feature.grad.abs().sum() > 0
+
+
+def test_with_a_reference_its_patches_are_compared_too() -> None:
+    """The gradient of a patch that counts must reach the reference's own latents, at the place of the patch."""
+    torch.manual_seed(0)
+    tokenizer, transformer = train_tokenizer(0), new_transformer()
+    grounding = Grounding(transformer, tokenizer)
+    reference, latent = torch.randn(4, 1, 16, 16, requires_grad=True), torch.randn(4, 1, 16, 16)
+    feature = torch.randn(9, 128)
+    t = torch.tensor([1.0])  # at pure noise only the reference counts
+    transformer(
+        [[reference, latent]],
+        1 - t,
+        [[feature[:0], feature]],
+        siglip_feats=[None],
+        image_noise_mask=[[0, 1]],
+        return_dict=False,
+    )
+    targets = torch.full((1, 64), NONE)
+    targets[0, 5] = 2
+    loss = grounding.loss_with_reference(targets, [9], t)
+    loss.backward()
+    assert reference.grad is not None
+    own = reference.grad[:, 0, 0:2, 10:12].abs().mean()
+    assert own > 3 * reference.grad.abs().mean()

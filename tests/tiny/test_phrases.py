@@ -3,11 +3,13 @@
 import random
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nopair.tiny.phrases import describe
-from nopair.world.edits import random_scene
+from nopair.tiny.phrases import command, describe, described_edit
+from nopair.tiny.words import any_edit
+from nopair.world.edits import random_scene, random_thing
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
     CELLS,
@@ -45,3 +47,23 @@ def test_wordings_vary_and_the_canonical_one_is_among_them() -> None:
     prompts = {describe(random.Random(seed), scene) for seed in range(300)}
     assert caption(scene) in prompts
     assert len(prompts) > 200
+
+
+@given(st.integers(0, 10**9))
+def test_a_scene_told_as_an_edit_is_what_the_edit_leads_to(seed: int) -> None:
+    prompt, scene = described_edit(random.Random(seed))
+    edit = any_edit(random.Random(seed))
+    assert scene == edit.target
+    assert prompt.endswith(f", {edit.instruction}")
+
+
+@pytest.mark.parametrize("lost", ["hole", "colour", "detail"])
+def test_a_command_ends_with_what_is_to_be_seen(lost: str) -> None:
+    rng = random.Random(7)
+    for _ in range(100):
+        thing = random_thing(rng, rng.randrange(4), rng.choice(SHAPES))
+        words = _words(command(rng, thing, lost))
+        assert [word for word in words if word in SHAPES][-1] == thing.shape
+        assert {thing.colour, thing.texture, thing.size} & set(words)
+        if lost != "detail":
+            assert [word for word in words if word in OBJECT_COLOURS][-1] == thing.colour

@@ -1,8 +1,10 @@
 """Pretraining of the tiny text-to-image base: a Z-Image transformer and its Qwen3 text encoder, flow matching.
 
 The text encoder is trained along, with a language-modelling loss over captions and instructions, because nothing
-pretrained can be had at this size; afterwards it is frozen, as in any base. Prompts come in many wordings, half of the
-batches in the family's omni form (without a reference), and words are grounded in patches (`tiny.grounding`).
+pretrained can be had at this size; afterwards it is frozen, as in any base. Prompts come in many wordings
+(`tiny.phrases`), words are grounded in patches (`tiny.grounding`), and most batches are in the family's omni form:
+some without a reference, most with a whole or damaged one (`tiny.restoration`). No image before or after an edit is
+shown.
 """
 
 import random
@@ -18,9 +20,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from nopair.backbones.zimage import PROMPT_BLOCK
+from nopair.method.flow import interpolate, levels, velocity_target
 from nopair.tiny.grounding import Grounding
 from nopair.tiny.optim import MuonAdamW, best_device, cosine
-from nopair.tiny.phrases import describe
+from nopair.tiny.phrases import describe, described_edit
+from nopair.tiny.restoration import restoration
 from nopair.tiny.vae import LATENT_CHANNELS
 from nopair.tiny.words import any_edit
 from nopair.world.edits import random_scene
@@ -30,8 +34,14 @@ from nopair.world.scenes import Scene, caption
 TEXT_WIDTH: Final = 128
 SHIFT: Final = 3.0
 """Timestep shift written into the base's scheduler."""
+_RESTORING: Final = 0.65
+"""Share of batches with a reference."""
 _OMNI: Final = 0.5
-"""Share of batches in omni form."""
+"""Share of the other batches in omni form."""
+_TOLD_AS_EDIT: Final = 0.5
+"""Share of the other prompts that tell a scene by an edit."""
+_SAMPLER_STEPS: Final = 4
+"""Half of the restorations are at the levels of a sampler of so many steps, as the editor's calls will be."""
 
 
 def new_transformer() -> ZImageTransformer2DModel:
@@ -81,14 +91,23 @@ class BaseSettings:
     """`batch` scenes a step; peak learning rates of the matrices (Muon) and of all else (AdamW); share of empty
     prompts; weight of the grounding loss."""
 
-    steps: int = 4000
-    batch: int = 48
+    steps: int = 7000
+    batch: int = 32
     lr: float = 2e-3
     other_lr: float = 1.5e-3
     caption_dropout: float = 0.1
-    grounding: float = 0.3
+    grounding: float = 0.2
     ema: float = 0.998
     seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Scenes to draw and the prompts that tell them; with references, to be restored from what those show."""
+
+    scenes: list[Scene]
+    prompts: list[str]
+    references: Float[Tensor, "b 3 height width"] | None
 
 
 class BasePhase:
@@ -118,53 +137,86 @@ class BasePhase:
         settings = self.settings
         rng = random.Random(f"{settings.seed}/base/{index}")
         noise_source = torch.Generator().manual_seed(rng.getrandbits(60))
-        scenes = [_scene(rng) for _ in range(settings.batch)]
-        prompts = ["" if rng.random() < settings.caption_dropout else self._prompt(rng, scene) for scene in scenes]
-        ids, features, text_loss = self._read(prompts, [any_edit(rng).instruction for _ in range(settings.batch)])
-        latents = self._encode(scenes)
-        t = _times(settings.batch, noise_source).to(self.device)
+        batch = self._restorations(rng) if rng.random() < _RESTORING else self._drawings(rng)
+        restoring = batch.references is not None
+        instructions = [any_edit(rng).instruction for _ in range(settings.batch // 2)]
+        ids, features, text_loss = self._read(batch.prompts, instructions)
+        latents = self._encode(render_batch(batch.scenes))
+        references = None if batch.references is None else self._encode(batch.references)
+        t = _times(settings.batch, noise_source)
+        t = (_half_at_levels(t, noise_source) if restoring else t).to(self.device)
         noise = torch.randn(latents.shape, generator=noise_source).to(self.device)
-        omni = rng.random() < _OMNI
-        velocity = self._velocity(torch.lerp(latents, noise, t.view(-1, 1, 1, 1)), t, features, omni)
-        loss = (velocity - (noise - latents)).square().mean()
-        targets = self.grounding.targets(scenes, ids)
-        ground_loss = self.grounding.loss(targets, [len(feature) for feature in features], t, text_first=omni)
+        omni = restoring or rng.random() < _OMNI
+        velocity = self._velocity(interpolate(latents, noise, t), t, features, references, omni)
+        loss = (velocity - velocity_target(latents, noise)).square().mean()
+        targets = self.grounding.targets(batch.scenes, ids)
+        lengths = [len(feature) for feature in features]
+        if restoring:
+            ground_loss = self.grounding.loss_with_reference(targets, lengths, t)
+        else:
+            ground_loss = self.grounding.loss(targets, lengths, t, text_first=omni)
         total = loss + 0.1 * text_loss + settings.grounding * ground_loss
         norm = self.optimizer.step(total, cosine(index, settings.steps, 100))
         self._update_ema(index)
-        losses = {"loss": loss.item(), "text_loss": text_loss.item(), "ground_loss": ground_loss.item()}
+        task = "restoring" if restoring else "drawing"
+        losses = {task: loss.item(), "text_loss": text_loss.item(), f"{task}_ground": ground_loss.item()}
         return losses | {"grad_norm": norm}
 
-    def _prompt(self, rng: random.Random, scene: Scene) -> str:
-        """A prompt of one block; the canonical caption, which always fits, in place of one that would need a second."""
+    def _restorations(self, rng: random.Random) -> _Batch:
+        """Every prompt fits one block."""
+        tasks = [restoration(rng, self._fits) for _ in range(self.settings.batch)]
+        references = torch.stack([task.reference for task in tasks])
+        return _Batch([task.scene for task in tasks], [task.prompt for task in tasks], references)
+
+    def _drawings(self, rng: random.Random) -> _Batch:
+        """Some prompts are empty, for guidance."""
+        draws = [self._drawing(rng) for _ in range(self.settings.batch)]
+        dropout = self.settings.caption_dropout
+        prompts = ["" if rng.random() < dropout else prompt for prompt, _ in draws]
+        return _Batch([scene for _, scene in draws], prompts, None)
+
+    def _drawing(self, rng: random.Random) -> tuple[str, Scene]:
+        """A prompt of one block and its scene; an edit that would need two is drawn again."""
+        if rng.random() < _TOLD_AS_EDIT:
+            while not self._fits((told := described_edit(rng))[0]):
+                pass
+            return told
+        # Removals leave empty scenes, so the base must know them too.
+        scene = random_scene(rng, least=0 if rng.random() < 0.25 else 1)
         prompt = describe(rng, scene)
+        return (prompt if self._fits(prompt) else caption(scene)), scene
+
+    def _fits(self, prompt: str) -> bool:
         tokens, _ = self._tokens([prompt])
-        return prompt if tokens.shape[1] <= PROMPT_BLOCK else caption(scene)
+        return tokens.shape[1] <= PROMPT_BLOCK
 
     def _velocity(
         self,
         noisy: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
         features: list[Float[Tensor, "_ d"]],
+        references: Float[Tensor, "b c h w"] | None,
         omni: bool,
     ) -> Float[Tensor, "b c h w"]:
         images = list(noisy.unsqueeze(2).unbind())
-        if omni:
-            out = self.transformer(
-                [[image] for image in images],
-                1 - t,
-                [[feature] for feature in features],
-                siglip_feats=[None] * len(images),
-                image_noise_mask=[[1]] * len(images),
-                return_dict=False,
-            )[0]
+        if references is not None:
+            pairs = zip(references.unsqueeze(2).unbind(), images, strict=True)
+            out = self._omni([list(pair) for pair in pairs], t, [[text[:0], text] for text in features], [0, 1])
+        elif omni:
+            out = self._omni([[image] for image in images], t, [[text] for text in features], [1])
         else:
             out = self.transformer(images, 1 - t, features, return_dict=False)[0]
         return -torch.stack(out).squeeze(2)
 
-    def _encode(self, scenes: list[Scene]) -> Float[Tensor, "b c h w"]:
+    def _omni(self, images: list[list[Tensor]], t: Tensor, texts: list[list[Tensor]], mask: list[int]) -> list[Tensor]:
+        masks = [mask] * len(images)
+        nothing = [None] * len(images)
+        out = self.transformer(images, 1 - t, texts, siglip_feats=nothing, image_noise_mask=masks, return_dict=False)
+        return out[0]
+
+    def _encode(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         with torch.no_grad():
-            mode = self.vae.encode(render_batch(scenes).to(self.device) * 2 - 1).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
+            mode = self.vae.encode(pixels.to(self.device) * 2 - 1).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
         return mode * self.vae.config["scaling_factor"]
 
     def _read(
@@ -220,6 +272,8 @@ def _times(count: int, source: torch.Generator) -> Float[Tensor, " b"]:
     return torch.where(share < 0.1, end, torch.where(share > 0.9, 1 - end, t))
 
 
-def _scene(rng: random.Random) -> Scene:
-    # Removals leave empty scenes, so the base must know them too.
-    return random_scene(rng, least=0 if rng.random() < 0.25 else 1, most=3)
+def _half_at_levels(t: Float[Tensor, " b"], source: torch.Generator) -> Float[Tensor, " b"]:
+    """About half of the times replaced by random levels of the sampler."""
+    schedule = levels(_SAMPLER_STEPS, SHIFT)
+    chosen = schedule[torch.randint(len(schedule), t.shape, generator=source)]
+    return torch.where(torch.rand(t.shape, generator=source) < 0.5, chosen, t)

@@ -52,7 +52,7 @@ class Grounding:
                 for label, word in enumerate(words):
                     if word in row:
                         targets[i, shown[i, :, group] == label] = row.index(word)
-        return targets
+        return targets.to(ids.device)
 
     def loss(
         self, targets: Int[Tensor, "b patch"], lengths: Sequence[int], t: Float[Tensor, " b"], *, text_first: bool
@@ -66,8 +66,26 @@ class Grounding:
         for states in self._states.values():
             texts = states[:, :PROMPT_BLOCK] if text_first else states[:, -PROMPT_BLOCK:]
             patches = states[:, PROMPT_BLOCK:] if text_first else states[:, :-PROMPT_BLOCK]
-            losses.append(finding_loss(patches, texts, targets.to(t.device), lengths, clean))
+            losses.append(finding_loss(patches, texts, targets, lengths, clean))
         return torch.stack(losses).mean()
+
+    def loss_with_reference(
+        self, targets: Int[Tensor, "b patch"], lengths: Sequence[int], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, ""]:
+        """`loss` for a forward pass with a reference, whose tokens stand between captions and target.
+
+        The reference's patches count in full, as they are clean; the target's by half of their cleanness.
+        """
+        patches = targets.shape[1]
+        clean = (1 - t)[:, None].expand(targets.shape)
+        losses = []
+        for states in self._states.values():
+            texts = states[:, :PROMPT_BLOCK]
+            reference = states[:, PROMPT_BLOCK : PROMPT_BLOCK + patches]
+            target = states[:, PROMPT_BLOCK + patches : PROMPT_BLOCK + 2 * patches]
+            losses.append(finding_loss(reference, texts, targets, lengths, torch.ones_like(clean)))
+            losses.append(0.5 * finding_loss(target, texts, targets, lengths, clean))
+        return 2 * torch.stack(losses).mean()
 
 
 def finding_loss(

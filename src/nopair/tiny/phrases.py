@@ -8,8 +8,19 @@ which place a thing stands, the base has to look, which is what an editor does f
 import random
 from typing import Final
 
+from nopair.tiny.words import any_edit
 from nopair.world.edits import PHRASINGS
-from nopair.world.scenes import CELLS, Background, Scene, Thing, caption, describe_background, describe_thing
+from nopair.world.scenes import (
+    CELLS,
+    OBJECT_COLOURS,
+    SHAPES,
+    Background,
+    Scene,
+    Thing,
+    caption,
+    describe_background,
+    describe_thing,
+)
 
 _CANONICAL: Final = 0.25
 """Share of prompts in the world's own complete form, in which edited captions are written."""
@@ -29,6 +40,38 @@ def describe(rng: random.Random, scene: Scene) -> str:
     ]
     rng.shuffle(things)
     return ", ".join(_with_background(rng, things, scene.background))
+
+
+def described_edit(rng: random.Random) -> tuple[str, Scene]:
+    """A scene told by what it was before and what was then asked for, and the scene itself.
+
+    "small red circle top left, on teal checks, make the red circle blue" is a blue circle: language, which a base with
+    a language model for a text encoder understands. There is no image of the scene before.
+    """
+    edit = any_edit(rng)
+    before = caption(edit.source) if rng.random() < 0.5 else describe(rng, edit.source)
+    return f"{before}, {edit.instruction}", edit.target
+
+
+def command(rng: random.Random, thing: Thing, lost: str) -> str:
+    """What to draw where a photo of `thing` has lost its "colour" or its "detail", or has a "hole", as a command.
+
+    The command may name another thing as the one that is changed: what comes last is what is to be seen.
+    """
+    colour = rng.choice(OBJECT_COLOURS)
+    if lost == "colour":
+        noun = f"{colour} {thing.shape}" if rng.random() < 0.7 else thing.shape
+        return rng.choice(PHRASINGS["recolour"]).format(noun=noun, colour=thing.colour)
+    if lost == "detail":
+        told = rng.choice(("texture", "resize"))
+        return rng.choice(PHRASINGS[told]).format(noun=thing.noun, texture=thing.texture, size=thing.size)
+    roll = rng.random()
+    if roll < 0.5:
+        return rng.choice(PHRASINGS["add"]).format(thing=describe_thing(thing), cell=CELLS[thing.cell])
+    if roll < 0.7:
+        return rng.choice(PHRASINGS["move"]).format(noun=thing.noun, cell=CELLS[thing.cell])
+    shape = rng.choice([shape for shape in SHAPES if shape != thing.shape])
+    return rng.choice(PHRASINGS["replace"]).format(noun=f"{colour} {shape}", new=thing.noun)
 
 
 def _at_once(rng: random.Random, thing: Thing, placed: bool) -> str:
