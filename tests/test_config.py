@@ -61,6 +61,7 @@ warmup:
   steps: 10
   batch: 4
   accumulate: 1
+  optimiser: adamw
   lr: 0.0001
   betas:
   - 0.9
@@ -74,6 +75,7 @@ npedit:
   steps: 20
   batch: 4
   accumulate: 1
+  optimiser: adamw
   lr: 2.0e-05
   betas:
   - 0.9

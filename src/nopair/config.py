@@ -101,14 +101,17 @@ class SamplingConfig(Section):
 
 
 class PhaseConfig(Section):
-    """One phase of training: AdamW with a warmed-up cosine schedule on an averaged model."""
+    """One phase of training: an optimiser with a warmed-up cosine schedule on an averaged model."""
 
     steps: Natural = Field(description="optimiser steps; 0 leaves the phase out")
     batch: Count = Field(description="samples per optimiser step")
     accumulate: Count = Field(default=1, description="equal pieces a batch is cut into to save memory")
-    lr: Positive = Field(description="highest AdamW step size")
+    optimiser: Literal["adamw", "muon"] = Field(
+        default="adamw", description="adamw, or muon for hidden matrices with adamw for the rest"
+    )
+    lr: Positive = Field(description="highest step size")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="AdamW decay rates of the two moments, 0 to 1")
-    weight_decay: NotNegative = Field(default=0.0, description="AdamW decoupled weight decay")
+    weight_decay: NotNegative = Field(default=0.0, description="decoupled weight decay")
     clip: Positive = Field(default=1.0, description="gradient norm above which a gradient is scaled down")
     ema: Decay = Field(default=0.999, description="decay per step of the averaged weights; 0 keeps the latest weights")
     lr_warmup_steps: Natural = Field(default=0, description="steps over which the step size rises linearly to lr")
@@ -124,7 +127,7 @@ class PhaseConfig(Section):
 class EditPhaseConfig(PhaseConfig):
     """Training without pairs: judge loss and distribution matching."""
 
-    fake_lr: Positive = Field(description="AdamW step size of the fake score")
+    fake_lr: Positive = Field(description="highest step size of the fake score")
     fake_steps: Count = Field(default=3, description="fake-score steps per student step")
     judge_weight: NotNegative = Field(default=0.05, description="weight of the judge's loss")
     dmd_weight: NotNegative = Field(default=1.0, description="weight of distribution matching")
@@ -146,8 +149,8 @@ class EditPhaseConfig(PhaseConfig):
         default=0.1, description="judge temperature at step 0"
     )
     temperature_ramp: Natural = Field(default=0, description="steps over which the judge temperature rises to 1")
-    negative_prompt: str = Field(
-        default="", description="the teacher's prompt for the unconditional branch of guidance"
+    negative_prompt: str | None = Field(
+        default="", description="prompt that the teacher's guidance leads away from; null for the reference's caption"
     )
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Schedule, accumulation, the guard and the average."""
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nopair.errors import TrainingError
-from nopair.training.optim import Ema, GuardedStep, accumulate, learning_rate
+from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate, split_hidden
 
 # Schedule -------------------------------------------------------------------------------------------------------------
 
@@ -240,3 +241,66 @@ def test_the_average_goes_on_from_its_state() -> None:
 def test_a_decay_that_is_none(decay: float) -> None:
     with pytest.raises(ValueError, match="decay"):
         Ema({}, decay)
+
+
+# Muon -----------------------------------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """Names as the transformers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x_embedder = nn.Linear(4, 6)
+        self.to_q = nn.Linear(6, 6)
+        self.final_layer = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.final_layer(self.to_q(self.x_embedder(x)).tanh())
+
+
+def test_only_matrices_between_hidden_states_are_for_muon() -> None:
+    model = Small()
+    hidden, rest = split_hidden(dict(model.named_parameters()))
+    assert [id(p) for p in hidden] == [id(model.to_q.weight)]
+    assert len(rest) == 5
+
+
+def test_muon_moves_a_matrix_in_all_its_directions_and_the_rest_as_adamw_does() -> None:
+    torch.manual_seed(0)
+    model, twin = Small(), Small()
+    twin.load_state_dict(model.state_dict())
+    ours = MuonAdamW(dict(model.named_parameters()), 0.1, (0.9, 0.99), 0.0)
+    adamw = torch.optim.AdamW(twin.parameters(), lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
+    for network, optimiser in ((model, ours), (twin, adamw)):
+        assert isinstance(optimiser, Optimiser)
+        network(torch.ones(3, 4)).square().mean().backward()  # one kind of input: gradients of rank one
+        optimiser.step()
+        optimiser.zero_grad()
+    torch.testing.assert_close(model.x_embedder.weight, twin.x_embedder.weight)
+    torch.testing.assert_close(model.final_layer.bias, twin.final_layer.bias)
+    assert not torch.allclose(model.to_q.weight, twin.to_q.weight)
+
+
+def test_a_resumed_muon_goes_on_the_same() -> None:
+    def steps(model: Small, optimiser: MuonAdamW, count: int) -> None:
+        for index in range(count):
+            model(torch.full((2, 4), float(index + 1))).square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+    torch.manual_seed(0)
+    model, twin = Small(), Small()
+    first = MuonAdamW(dict(model.named_parameters()), 0.1, (0.9, 0.99), 0.01)
+    steps(model, first, 3)
+    second = MuonAdamW(dict(twin.named_parameters()), 0.5, (0.9, 0.99), 0.01)
+    twin.load_state_dict(model.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert {group["lr"] for group in second.param_groups} == {0.1}
+    for optimiser in (first, second):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.02  # as GuardedStep does
+    steps(model, first, 2)
+    steps(twin, second, 2)
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)

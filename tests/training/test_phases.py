@@ -88,14 +88,20 @@ def test_draws_of_a_sample_do_not_depend_on_its_batch() -> None:
     assert torch.equal(together.integers(4)[1:2], alone.integers(4))
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize("stop", ["warmup", "npedit"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: str) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: str, optimiser: str) -> None:
     def phases(recipe: Recipe) -> tuple[Parts, tuple[WarmupPhase, EditPhase]]:
         parts = make_parts(recipe)
         return parts, (WarmupPhase(parts), EditPhase(parts))
 
     console = Console(quiet=True)
-    recipe = make_recipe("checkpoint.every=2")
+    recipe = make_recipe(
+        "checkpoint.every=2",
+        f"warmup.optimiser={optimiser}",
+        f"npedit.optimiser={optimiser}",
+        "npedit.betas=[0.9,0.95]",
+    )
     _parts, whole = phases(recipe)
     run_phases(whole, recipe=recipe, directory=tmp_path / "whole", resume=None, console=console)
     expected = {name: value.clone() for name, value in whole[1].weights().items()}
@@ -118,6 +124,18 @@ def test_do_nothing_samples_are_asked_for_identity_only() -> None:
     assert "judge_edit" not in metrics
     assert "judge_identity" in metrics
     assert metrics["reference"] > 0
+
+
+def test_guidance_away_from_the_references_caption_has_nothing_to_say_where_nothing_is_asked() -> None:
+    """Caption and edited caption are the same there, so the scale cannot matter; away from no words, it does."""
+
+    def distance(negative: str, scale: float) -> float:
+        data = ("data.nothing_share=1.0", "data.categories=[nothing]")
+        guidance = (f"npedit.negative_prompt={negative}", f"npedit.guidance={{default: {scale}}}")
+        return EditPhase(make_parts(make_recipe(*data, *guidance))).step(0)["dmd"]
+
+    assert distance("null", 1.0) == pytest.approx(distance("null", 7.0), rel=1e-5)
+    assert distance("''", 1.0) != pytest.approx(distance("''", 7.0), rel=1e-2)
 
 
 def test_the_judge_moves_the_student_towards_its_answer() -> None:

@@ -8,21 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from nopair.errors import TrainingError
+from nopair.training.optim import split_hidden
 
 CLIP: Final = 1.0
-_NOT_HIDDEN: Final = ("embed", "lm_head", "final_layer", "x_embedder", "t_embedder", "newline", "adaLN")
-"""Names of matrices that map from or to something other than hidden states; Muon is not meant for them."""
 
 
 class MuonAdamW:
     """Backward, clipping and both updates in one call."""
 
     def __init__(self, model: nn.Module, lr: float, other_lr: float) -> None:
-        hidden: list[Tensor] = []
-        other: list[Tensor] = []
-        for name, parameter in model.named_parameters():
-            is_hidden = parameter.ndim == 2 and not any(word in name for word in _NOT_HIDDEN)
-            (hidden if is_hidden else other).append(parameter)
+        hidden, other = split_hidden(dict(model.named_parameters()))
         self.parameters = hidden + other
         self.lrs = (lr, other_lr)
         self.optimizers = (

@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nopair.errors import TrainingError
 from nopair.training.phase import State
@@ -41,6 +42,66 @@ def accumulate(losses: Iterable[Tensor], count: int) -> float:
     return total / count
 
 
+@runtime_checkable
+class Optimiser(Protocol):
+    """What a `GuardedStep` needs of an optimiser; any of torch's fits."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+NOT_HIDDEN: Final = ("embed", "lm_head", "final_layer", "x_embedder", "t_embedder", "newline", "adaLN")
+"""Parts of names of matrices that map from or to something other than hidden states; Muon is not meant for them."""
+
+
+def split_hidden(parameters: Mapping[str, nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices between hidden states, for Muon, and all the rest."""
+    hidden, rest = [], []
+    for name, parameter in parameters.items():
+        is_hidden = parameter.ndim == 2 and not any(word in name for word in NOT_HIDDEN)
+        (hidden if is_hidden else rest).append(parameter)
+    return hidden, rest
+
+
+@final
+class MuonAdamW:
+    """Muon (Jordan et al. 2024) for hidden matrices and AdamW for the rest, as one `Optimiser`; both are torch's.
+
+    Muon's updates are scaled to the root mean square of AdamW's, so that one step size fits both.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        hidden, rest = split_hidden(parameters)
+        self._muon = torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self._adamw = torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.param_groups = self._muon.param_groups + self._adamw.param_groups
+
+    def step(self) -> None:
+        self._muon.step()
+        self._adamw.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._muon.zero_grad(set_to_none)
+        self._adamw.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._muon.load_state_dict(state_dict["muon"])
+        self._adamw.load_state_dict(state_dict["adamw"])
+        self.param_groups = self._muon.param_groups + self._adamw.param_groups
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
     """What became of one optimiser step. `grad_norm` is the norm before clipping, `lr` the step size."""
@@ -58,9 +119,7 @@ class GuardedStep:
     optimiser it is, for example `npedit student`.
     """
 
-    def __init__(
-        self, optimiser: torch.optim.Optimizer, *, label: str, clip: float, spike: float, max_skipped: int
-    ) -> None:
+    def __init__(self, optimiser: Optimiser, *, label: str, clip: float, spike: float, max_skipped: int) -> None:
         self._optimiser = optimiser
         self._parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         if any(parameter.dtype != torch.float32 for parameter in self._parameters):

@@ -1,13 +1,13 @@
 """The two phases of NP-Edit: warm-up (copy the reference) and training without pairs (judge and teacher)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from nopair.backbones.roles import Role, Roles
 from nopair.config import EditPhaseConfig, GuardConfig, PhaseConfig, Recipe
@@ -19,12 +19,21 @@ from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pix
 from nopair.method.objective import StudentLosses, Weights, does_nothing, reference_loss, student_losses
 from nopair.method.rollout import rollout, training_levels
 from nopair.method.verdict import judge_loss, ramp
-from nopair.training.optim import Ema, GuardedStep, accumulate, learning_rate
+from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate
 from nopair.training.phase import State, generator
 from nopair.training.sampling import Sampler
 from nopair.types import EditBatch, Text
 
 NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per_pixel}
+
+
+def _adamw(
+    parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+) -> Optimiser:
+    return torch.optim.AdamW(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+OPTIMISERS = {"adamw": _adamw, "muon": MuonAdamW}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +56,7 @@ class _Trained:
     ) -> None:
         self.parameters = roles.trainable(role)
         self._config, self._lr = config, lr
-        optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay
-        )
+        optimiser = OPTIMISERS[config.optimiser](self.parameters, lr, config.betas, config.weight_decay)
         self._guarded = GuardedStep(
             optimiser,
             label=f"{phase} {role}",
@@ -149,7 +156,6 @@ class EditPhase:
         self._parts = parts
         self._config: EditPhaseConfig = parts.recipe.npedit
         self._weights = Weights(self._config.judge_weight, self._config.dmd_weight, self._config.reference_weight)
-        self._negative = parts.roles.teacher.encode_text([self._config.negative_prompt])
         self.steps = self._config.steps
         self.begin()
 
@@ -190,7 +196,7 @@ class EditPhase:
         x0 = rollout(lambda x, t: roles.student.velocity(x, t, piece.instruction, piece.reference), noises, chosen)
         t, noise = self._query(piece), piece.draws.noise()
         scale = torch.tensor([config.guidance.get(name, config.guidance["default"]) for name in batch.categories])
-        negative = Text(self._negative.features.expand(len(batch), -1, -1), self._negative.lengths * len(batch))
+        negative = roles.teacher.encode_text(self._negatives(batch))
 
         def real(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
             conditional = roles.teacher.velocity(x, time, piece.caption)
@@ -203,6 +209,11 @@ class EditPhase:
         judged, verdict = self._judge(piece, x0, index)
         reference = reference_loss(x0, piece.reference, does_nothing(batch).to(x0.device))
         return x0, student_losses(self._weights, judged, dmd, reference), verdict
+
+    def _negatives(self, batch: EditBatch) -> tuple[str, ...]:
+        """What guidance leads away from: the recipe's prompt, or the references as they are."""
+        prompt = self._config.negative_prompt
+        return batch.captions if prompt is None else (prompt,) * len(batch)
 
     def _judge(
         self, piece: "_Piece", x0: Float[Tensor, "b c h w"], index: int
