@@ -34,11 +34,11 @@ from nopair.world.scenes import Scene, caption
 TEXT_WIDTH: Final = 128
 SHIFT: Final = 3.0
 """Timestep shift written into the base's scheduler."""
-_RESTORING: Final = 0.65
+_RESTORING: Final = 0.6
 """Share of batches with a reference."""
 _OMNI: Final = 0.5
 """Share of the other batches in omni form."""
-_TOLD_AS_EDIT: Final = 0.5
+_TOLD_AS_EDIT: Final = 0.35
 """Share of the other prompts that tell a scene by an edit."""
 _SAMPLER_STEPS: Final = 4
 """Half of the restorations are at the levels of a sampler of so many steps, as the editor's calls will be."""

@@ -25,6 +25,8 @@ DAMAGES: Final = ("hole", "colour", "colour", "detail", "detail")
 """What a reference may have lost where it is damaged, with equal chances."""
 _WHOLE: Final = 0.25
 """Share of references without damage."""
+_SOME: Final = 0.7
+"""Share of photos damaged everywhere of which only some things are named: their words must not colour the others."""
 _LUMA: Final = (0.3, 0.59, 0.11)
 _EVERYWHERE: Final = frozenset(range(len(CELLS)))
 
@@ -108,6 +110,8 @@ def _words_for_damaged(
     if cells and rng.random() < 0.75:
         words = _commands(rng, scene, kind, cells)
         rng.shuffle(words)
+        if cells == _EVERYWHERE and len(words) > 1 and rng.random() < _SOME:
+            words = words[: rng.randint(1, len(words) - 1)]
         while words and not fits(", ".join(words)):
             words.pop()
         if words:
