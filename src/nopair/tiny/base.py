@@ -3,8 +3,8 @@
 The text encoder is trained along, with a language-modelling loss over captions and instructions, because nothing
 pretrained can be had at this size; afterwards it is frozen, as in any base. Prompts come in many wordings
 (`tiny.phrases`), words are grounded in patches (`tiny.grounding`), and most batches are in the family's omni form:
-some without a reference, most with a whole or damaged one (`tiny.restoration`). No image before or after an edit is
-shown.
+some without a reference, most with a whole or damaged one (`tiny.restoration`). A scene before an edit and the scene
+after it are never shown together.
 """
 
 import random
