@@ -304,3 +304,13 @@ def test_a_resumed_muon_goes_on_the_same() -> None:
     steps(twin, second, 2)
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["lora_A.weight", "x_embedder.weight"])
+def test_muon_does_with_matrices_alone_or_with_none(name: str) -> None:
+    parameter = nn.Parameter(torch.eye(3))
+    optimiser = MuonAdamW({name: parameter}, 0.1, (0.9, 0.99), 0.0)
+    optimiser.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    parameter.square().sum().backward()
+    optimiser.step()
+    assert not torch.equal(parameter, torch.eye(3))

@@ -81,25 +81,33 @@ class MuonAdamW:
         self, parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
     ) -> None:
         hidden, rest = split_hidden(parameters)
-        self._muon = torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        self._adamw = torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay)
-        self.param_groups = self._muon.param_groups + self._adamw.param_groups
+        self._parts: dict[str, torch.optim.Optimizer] = {}  # adapters are all matrices, and leave nothing for AdamW
+        if hidden:
+            self._parts["muon"] = torch.optim.Muon(
+                hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        if rest:
+            self._parts["adamw"] = torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.param_groups = self._groups()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for part in self._parts.values() for group in part.param_groups]
 
     def step(self) -> None:
-        self._muon.step()
-        self._adamw.step()
+        for part in self._parts.values():
+            part.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self._muon.zero_grad(set_to_none)
-        self._adamw.zero_grad(set_to_none)
+        for part in self._parts.values():
+            part.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+        return {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._muon.load_state_dict(state_dict["muon"])
-        self._adamw.load_state_dict(state_dict["adamw"])
-        self.param_groups = self._muon.param_groups + self._adamw.param_groups
+        for name, part in self._parts.items():
+            part.load_state_dict(state_dict[name])
+        self.param_groups = self._groups()
 
 
 @dataclass(frozen=True, slots=True)
