@@ -1,5 +1,7 @@
 """Pretraining of the tiny base draws from words alone and from words with a reference."""
 
+import random
+
 import torch
 
 from nopair.backbones.zimage import PROMPT_BLOCK
@@ -33,6 +35,9 @@ def test_a_step_is_a_function_of_its_index() -> None:
 
 
 def test_every_prompt_fits_one_block() -> None:
-    phase = BasePhase(new_vae(), train_tokenizer(0), BaseSettings(steps=8, batch=2))
-    assert phase._fits("do nothing")
+    phase = BasePhase(new_vae(), train_tokenizer(0), BaseSettings(steps=8, batch=48))
+    rng = random.Random(0)
+    prompts = phase._restorations(rng).prompts + phase._drawings(rng).prompts
+    assert all(phase._fits(prompt) for prompt in prompts)
+    assert "" in prompts
     assert not phase._fits("red circle " * PROMPT_BLOCK)
