@@ -57,11 +57,14 @@ class EditBatch:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Encoded prompts of a batch. Row i of `features` holds `lengths[i]` valid tokens, the rest is padding to
-    ignore."""
+    """Encoded prompts of a batch. Row i of `features` holds `lengths[i]` valid tokens, the rest is padding to ignore.
+
+    `pooled` is one vector for a whole prompt, in the families that have such.
+    """
 
     features: Float[Tensor, "b token d"]
     lengths: tuple[int, ...]
+    pooled: Float[Tensor, "b pooled"] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)

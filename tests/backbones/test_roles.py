@@ -269,7 +269,7 @@ def test_bad_targets_are_named(backbone: ZImageBackbone, targets: tuple[str, ...
 def test_a_view_has_the_codecs_of_the_base() -> None:
     backbone = dataclasses.replace(ToyBackbone.build(seed=0), shift=5.0)
     student, pixels = _lora(backbone).student, torch.rand(1, 3, 4, 4)
-    assert student.shift == 5.0
+    assert student.shift_for(64, 64, 4) == 5.0
     assert student.transformer is backbone.transformer
     assert student.latent_shape(4, 6) == (3, 4, 6)
     assert torch.equal(student.encode_image(pixels), backbone.encode_image(pixels))

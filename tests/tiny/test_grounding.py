@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nopair.tiny.base import new_transformer
-from nopair.tiny.grounding import Grounding, finding_loss
+from nopair.tiny.grounding import NO_WORD, Grounding, finding_loss
 from nopair.tiny.sights import NONE, word_id
 from nopair.tiny.words import train_tokenizer
 from nopair.world.edits import random_scene
@@ -21,7 +21,7 @@ def test_targets_are_the_places_of_the_words() -> None:
     targets = grounding.targets(scenes, ids)
     shapes, patterns = ({word_id(tokenizer, word): word for word in words} for words in (SHAPES, PATTERNS))
     for i, scene in enumerate(scenes):
-        named = [int(ids[i, place]) for place in targets[i].tolist() if place != NONE]
+        named = [int(ids[i, place]) for place in targets[i].tolist() if place != NO_WORD]
         assert {shapes[token] for token in named if token in shapes} == {thing.shape for thing in scene.things}
         assert {patterns[token] for token in named if token in patterns} == {scene.background.pattern}
         assert len(named) == 64
@@ -31,7 +31,7 @@ def test_a_word_that_is_not_there_is_no_target() -> None:
     tokenizer = train_tokenizer(0)
     scene = random_scene(random.Random(1), least=1)
     empty = torch.full((1, 4), tokenizer.pad_token_id)
-    assert (Grounding(new_transformer(), tokenizer).targets([scene], empty) == NONE).all()
+    assert (Grounding(new_transformer(), tokenizer).targets([scene], empty) == NO_WORD).all()
 
 
 def test_patches_that_equal_their_words_cost_nothing() -> None:
@@ -39,9 +39,19 @@ def test_patches_that_equal_their_words_cost_nothing() -> None:
     targets = torch.tensor([[3, 0, NONE, 5]])
     patches = 7.0 * texts[0, targets.clamp(min=0)]
     weights = torch.ones(1, 4)
-    assert finding_loss(patches, texts, targets, [8], weights) < 1e-4
+    assert finding_loss(patches, texts, targets, [8], weights) < 1e-3
     assert finding_loss(patches.roll(1, 1), texts, targets, [8], weights) > 5
     assert finding_loss(patches, texts, torch.full((1, 4), NONE), [8], weights) == 0
+
+
+def test_a_patch_without_a_word_is_to_be_like_no_word() -> None:
+    texts, weights = torch.eye(8).unsqueeze(0), torch.ones(1, 2)
+    nowhere = torch.full((1, 2), NO_WORD)
+    like_one, like_none = texts[:, :2], -texts[:, :2]
+    assert finding_loss(like_none, texts, nowhere, [8], weights) < 0.01
+    assert finding_loss(like_one, texts, nowhere, [8], weights) > 5
+    # Padding is no word: what is like it, is like none.
+    assert finding_loss(texts[:, 6:], texts, nowhere, [6], weights) < 0.01
 
 
 def test_padding_is_not_searched() -> None:

@@ -14,7 +14,6 @@ from nopair.types import Text
 
 
 @runtime_checkable
-@runtime_checkable
 class Backbone(Protocol):
     """A text-to-image diffusion transformer with its codecs, in nopair's conventions.
 
@@ -28,9 +27,10 @@ class Backbone(Protocol):
         """The one module that is trained, copied, given adapters and exported."""
         ...
 
-    @property
-    def shift(self) -> float:
-        """Timestep shift of the base's scheduler, for `nopair.method.flow.shift_time`."""
+    def shift_for(self, height: int, width: int, steps: int) -> float:
+        """Timestep shift of the base's scheduler for images of height x width pixels and so many sampling steps, for
+        `nopair.method.flow.shift_time`. Many families have one for all; some shift larger images further.
+        """
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Text:

@@ -60,6 +60,10 @@ class ToyBackbone:
             torch.manual_seed(seed)
             return cls(ToyTransformer(width))
 
+    def shift_for(self, height: int, width: int, steps: int) -> float:
+        """The constant it was built with."""
+        return self.shift
+
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """One token a word, none for the empty prompt."""
         words = [sorted(re.findall(r"\w+", prompt.lower())) for prompt in prompts]

@@ -191,9 +191,8 @@ class _LoraView:
     def transformer(self) -> nn.Module:
         return self.backbone.transformer
 
-    @property
-    def shift(self) -> float:
-        return self.backbone.shift
+    def shift_for(self, height: int, width: int, steps: int) -> float:
+        return self.backbone.shift_for(height, width, steps)
 
     def encode_text(self, prompts: Sequence[str]) -> Text:
         return self.backbone.encode_text(prompts)

@@ -109,6 +109,10 @@ class ZImageBackbone:
         nn.ModuleList([self.vae, self.text_encoder, self.transformer]).to(device)
         return self
 
+    def shift_for(self, height: int, width: int, steps: int) -> float:
+        """The scheduler's constant: this family shifts all sizes alike."""
+        return self.shift
+
     @property
     def patch_size(self) -> int:
         """Latent rows and columns per transformer token."""

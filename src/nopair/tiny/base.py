@@ -19,14 +19,15 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from nopair.backbones.zimage import PROMPT_BLOCK
+from nopair.backbones.zimage import PROMPT_BLOCK, ZImageBackbone
 from nopair.method.flow import interpolate, levels, velocity_target
 from nopair.tiny.grounding import Grounding
-from nopair.tiny.optim import MuonAdamW, best_device, cosine
+from nopair.tiny.optim import PretrainingOptimizer, best_device, cosine
 from nopair.tiny.phrases import describe, described_edit
 from nopair.tiny.restoration import restoration
 from nopair.tiny.vae import LATENT_CHANNELS
 from nopair.tiny.words import any_edit
+from nopair.types import Text
 from nopair.world.edits import random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import Scene, caption
@@ -103,10 +104,11 @@ class BaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Scenes to draw and the prompts that tell them; with references, to be restored from what those show."""
+    """What to draw, the scenes it shows and prompts; with references, to be restored from what those show."""
 
     scenes: list[Scene]
     prompts: list[str]
+    images: Float[Tensor, "b 3 height width"]
     references: Float[Tensor, "b 3 height width"] | None
 
 
@@ -125,8 +127,9 @@ class BasePhase:
         self.transformer = new_transformer().to(self.device)  # pyright: ignore[reportArgumentType]
         self.text_encoder = new_text_encoder(tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
         self.models = nn.ModuleDict({"transformer": self.transformer, "text_encoder": self.text_encoder})
+        self.backbone = ZImageBackbone(self.vae, self.text_encoder.model, tokenizer, self.transformer, SHIFT)
         self.grounding = Grounding(self.transformer, tokenizer)
-        self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
+        self.optimizer = PretrainingOptimizer(self.models, settings.lr, settings.other_lr)
         self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
 
     def begin(self) -> None:
@@ -140,21 +143,20 @@ class BasePhase:
         batch = self._restorations(rng) if rng.random() < _RESTORING else self._drawings(rng)
         restoring = batch.references is not None
         instructions = [any_edit(rng).instruction for _ in range(settings.batch // 2)]
-        ids, features, text_loss = self._read(batch.prompts, instructions)
-        latents = self._encode(render_batch(batch.scenes))
+        ids, text, text_loss = self._read(batch.prompts, instructions)
+        latents = self._encode(batch.images)
         references = None if batch.references is None else self._encode(batch.references)
         t = _times(settings.batch, noise_source)
         t = (_half_at_levels(t, noise_source) if restoring else t).to(self.device)
         noise = torch.randn(latents.shape, generator=noise_source).to(self.device)
         omni = restoring or rng.random() < _OMNI
-        velocity = self._velocity(interpolate(latents, noise, t), t, features, references, omni)
+        velocity = self._velocity(interpolate(latents, noise, t), t, text, references, omni)
         loss = (velocity - velocity_target(latents, noise)).square().mean()
         targets = self.grounding.targets(batch.scenes, ids)
-        lengths = [len(feature) for feature in features]
         if restoring:
-            ground_loss = self.grounding.loss_with_reference(targets, lengths, t)
+            ground_loss = self.grounding.loss_with_reference(targets, text.lengths, t)
         else:
-            ground_loss = self.grounding.loss(targets, lengths, t, text_first=omni)
+            ground_loss = self.grounding.loss(targets, text.lengths, t, text_first=omni)
         total = loss + 0.1 * text_loss + settings.grounding * ground_loss
         norm = self.optimizer.step(total, cosine(index, settings.steps, 100))
         self._update_ema(index)
@@ -165,15 +167,17 @@ class BasePhase:
     def _restorations(self, rng: random.Random) -> _Batch:
         """Every prompt fits one block."""
         tasks = [restoration(rng, self._fits) for _ in range(self.settings.batch)]
+        images = torch.stack([task.target for task in tasks])
         references = torch.stack([task.reference for task in tasks])
-        return _Batch([task.scene for task in tasks], [task.prompt for task in tasks], references)
+        return _Batch([task.scene for task in tasks], [task.prompt for task in tasks], images, references)
 
     def _drawings(self, rng: random.Random) -> _Batch:
         """Some prompts are empty, for guidance."""
         draws = [self._drawing(rng) for _ in range(self.settings.batch)]
         dropout = self.settings.caption_dropout
         prompts = ["" if rng.random() < dropout else prompt for prompt, _ in draws]
-        return _Batch([scene for _, scene in draws], prompts, None)
+        scenes = [scene for _, scene in draws]
+        return _Batch(scenes, prompts, render_batch(scenes), None)
 
     def _drawing(self, rng: random.Random) -> tuple[str, Scene]:
         """A prompt of one block and its scene; an edit that would need two is drawn again."""
@@ -194,43 +198,40 @@ class BasePhase:
         self,
         noisy: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
-        features: list[Float[Tensor, "_ d"]],
+        text: Text,
         references: Float[Tensor, "b c h w"] | None,
         omni: bool,
     ) -> Float[Tensor, "b c h w"]:
-        images = list(noisy.unsqueeze(2).unbind())
-        if references is not None:
-            pairs = zip(references.unsqueeze(2).unbind(), images, strict=True)
-            out = self._omni([list(pair) for pair in pairs], t, [[text[:0], text] for text in features], [0, 1])
-        elif omni:
-            out = self._omni([[image] for image in images], t, [[text] for text in features], [1])
-        else:
-            out = self.transformer(images, 1 - t, features, return_dict=False)[0]
-        return -torch.stack(out).squeeze(2)
+        if references is not None or not omni:
+            return self.backbone.velocity(noisy, t, text, references)
+        # The omni form of an image alone, which no adapter needs: references come with other modulations and positions.
+        prompts = [[row[:length]] for row, length in zip(text.features, text.lengths, strict=True)]
+        out = self.transformer(
+            [[image] for image in noisy.unsqueeze(2).unbind()],
+            1 - t,
+            prompts,
+            siglip_feats=[None] * len(prompts),
+            image_noise_mask=[[1]] * len(prompts),
+            return_dict=False,
+        )
+        return -torch.stack(out[0]).squeeze(2)
 
-    def _omni(self, images: list[list[Tensor]], t: Tensor, texts: list[list[Tensor]], mask: list[int]) -> list[Tensor]:
-        masks = [mask] * len(images)
-        nothing = [None] * len(images)
-        out = self.transformer(images, 1 - t, texts, siglip_feats=nothing, image_noise_mask=masks, return_dict=False)
-        return out[0]
-
+    @torch.no_grad()
     def _encode(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
-        with torch.no_grad():
-            mode = self.vae.encode(pixels.to(self.device) * 2 - 1).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
-        return mode * self.vae.config["scaling_factor"]
+        return self.backbone.encode_image(pixels.to(self.device))
 
     def _read(
         self, prompts: list[str], instructions: list[str]
-    ) -> tuple[Int[Tensor, "prompt padded"], list[Float[Tensor, "_ d"]], Float[Tensor, ""]]:
-        """Tokens of the prompts, their features, unpadded, and the language-modelling loss over prompts and
-        instructions."""
+    ) -> tuple[Int[Tensor, "prompt padded"], Text, Float[Tensor, ""]]:
+        """Tokens of the prompts, their features, and the language-modelling loss over prompts and instructions."""
         tokens, mask = self._tokens(prompts + instructions)
         output = self.text_encoder(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
         targets = tokens.masked_fill(mask == 0, -100)[:, 1:]
         text_loss = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
-        states = output.hidden_states[-2]
         count = len(prompts)
-        return tokens[:count], [states[i, mask[i].bool()] for i in range(count)], text_loss
+        lengths = mask[:count].sum(1)
+        text = Text(output.hidden_states[-2][:count, : int(lengths.max())], tuple(lengths.tolist()))
+        return tokens[:count], text, text_loss
 
     def _tokens(self, prompts: list[str]) -> tuple[Int[Tensor, "b token"], Int[Tensor, "b token"]]:
         texts = [

@@ -23,6 +23,10 @@ LAYERS: Final = (1, 2, 3)
 """Main layers whose states are compared."""
 _SHARPNESS: Final = 16.0
 """Scale of the cosines that are read as logits."""
+_LIKE: Final = 0.5
+"""A patch whose cosine with every word is less than this is like none of them."""
+NO_WORD: Final = -1
+"""Target of a patch for whose shape or pattern the text has no word."""
 _SHAPE, _PATTERN = WORDS.index(SHAPES), WORDS.index(PATTERNS)
 """Groups of `sights.labels`."""
 
@@ -44,9 +48,9 @@ class Grounding:
         return keep
 
     def targets(self, scenes: Sequence[Scene], ids: Int[Tensor, "b token"]) -> Int[Tensor, "b patch"]:
-        """For every patch the place in its caption of the word for its shape or pattern; NONE where it has none."""
+        """For every patch the place in its caption of the word for its shape or pattern; NO_WORD where it has none."""
         shown = labels(scenes)
-        targets = torch.full(shown.shape[:2], NONE)
+        targets = torch.full(shown.shape[:2], NO_WORD)
         for i, row in enumerate(ids.tolist()):
             for group, words in ((_SHAPE, self._shapes), (_PATTERN, self._patterns)):
                 for label, word in enumerate(words):
@@ -97,11 +101,14 @@ def finding_loss(
 ) -> Float[Tensor, ""]:
     """Weighted mean cross-entropy of finding each patch's word by cosine among the first `lengths` tokens of its text.
 
-    Patches with target NONE do not count; with none that counts the loss is 0.
+    A patch with target NO_WORD is to be like none of them. Patches with target NONE do not count; with none that counts
+    the loss is 0.
     """
     cosines = F.normalize(patches, dim=2) @ F.normalize(texts, dim=2).transpose(1, 2)
     padding = torch.arange(texts.shape[1])[None] >= torch.tensor(lengths)[:, None]
     logits = (_SHARPNESS * cosines).masked_fill(padding[:, None].to(cosines.device), -1e4)
+    logits = torch.cat([logits, logits.new_full((*logits.shape[:2], 1), _SHARPNESS * _LIKE)], dim=2)
+    targets = targets.masked_fill(targets == NO_WORD, texts.shape[1])
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NONE, reduction="none")
     weights = weights * (targets != NONE)
     return (losses.view(targets.shape) * weights).sum() / weights.sum().clamp(min=1e-6)

@@ -31,7 +31,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
 from nopair.tiny.cases import KINDS, PATCH, Case, draw_kind, is_presence, make_case, view
-from nopair.tiny.optim import MuonAdamW, best_device, cosine
+from nopair.tiny.optim import PretrainingOptimizer, best_device, cosine
 from nopair.tiny.sights import Sight, labels
 from nopair.tiny.words import IMAGE, VIDEO, any_edit
 from nopair.world.edits import random_scene
@@ -141,7 +141,7 @@ class JudgePhase:
         self.models = nn.ModuleDict({"model": self.model, "evidence_head": self.head, "sight": self.sight})
         self.judge = LlavaOnevisionJudge(self.model, tokenizer, Preprocess.of(new_processor(), SIZE))
         self.yes_id, self.no_id = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
-        self.optimizer = MuonAdamW(self.models, settings.lr, settings.other_lr)
+        self.optimizer = PretrainingOptimizer(self.models, settings.lr, settings.other_lr)
         self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
 
     def begin(self) -> None:

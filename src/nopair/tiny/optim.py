@@ -13,8 +13,8 @@ from nopair.training.optim import split_hidden
 CLIP: Final = 1.0
 
 
-class MuonAdamW:
-    """Backward, clipping and both updates in one call."""
+class PretrainingOptimizer:
+    """Backward, clipping and both updates in one call; each has a step size of its own."""
 
     def __init__(self, model: nn.Module, lr: float, other_lr: float) -> None:
         hidden, other = split_hidden(dict(model.named_parameters()))

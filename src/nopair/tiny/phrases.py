@@ -6,6 +6,7 @@ which place a thing stands, the base has to look, which is what an editor does f
 """
 
 import random
+from collections.abc import Sequence
 from typing import Final
 
 from nopair.tiny.words import any_edit
@@ -13,7 +14,6 @@ from nopair.world.edits import PHRASINGS
 from nopair.world.scenes import (
     CELLS,
     OBJECT_COLOURS,
-    SHAPES,
     Background,
     Scene,
     Thing,
@@ -53,10 +53,11 @@ def described_edit(rng: random.Random) -> tuple[str, Scene]:
     return f"{before}, {edit.instruction}", edit.target
 
 
-def command(rng: random.Random, thing: Thing, lost: str) -> str:
+def command(rng: random.Random, thing: Thing, lost: str, absent: Sequence[str]) -> str:
     """What to draw where a photo of `thing` has lost its "colour" or its "detail", or has a "hole", as a command.
 
-    The command may name another thing as the one that is changed: what comes last is what is to be seen.
+    The command may name a thing that is not there, of one of the shapes in `absent`, as the one that is changed: what
+    comes last is what is to be seen.
     """
     colour = rng.choice(OBJECT_COLOURS)
     if lost == "colour":
@@ -70,8 +71,7 @@ def command(rng: random.Random, thing: Thing, lost: str) -> str:
         return rng.choice(PHRASINGS["add"]).format(thing=describe_thing(thing), cell=CELLS[thing.cell])
     if roll < 0.7:
         return rng.choice(PHRASINGS["move"]).format(noun=thing.noun, cell=CELLS[thing.cell])
-    shape = rng.choice([shape for shape in SHAPES if shape != thing.shape])
-    return rng.choice(PHRASINGS["replace"]).format(noun=f"{colour} {shape}", new=thing.noun)
+    return rng.choice(PHRASINGS["replace"]).format(noun=f"{colour} {rng.choice(absent)}", new=thing.noun)
 
 
 def _at_once(rng: random.Random, thing: Thing, placed: bool) -> str:

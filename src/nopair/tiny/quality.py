@@ -55,7 +55,7 @@ def sample_base(
     text, empty = backbone.encode_text(prompts), backbone.encode_text([""])
     negative = Text(empty.features.expand(len(prompts), -1, -1), empty.lengths * len(prompts))
     x = torch.randn(len(prompts), *backbone.latent_shape(SIZE, SIZE), generator=torch.Generator().manual_seed(seed))
-    times = [*levels(steps, backbone.shift).tolist(), 0.0]
+    times = [*levels(steps, backbone.shift_for(SIZE, SIZE, steps)).tolist(), 0.0]
     scale = torch.full((len(prompts),), guidance)
     for now, after in itertools.pairwise(times):
         t = torch.full((len(prompts),), now)

@@ -38,12 +38,14 @@ OPTIMISERS = {"adamw": _adamw, "muon": MuonAdamW}
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What both phases work with. `levels` is the sampler's schedule; `sampler` draws the sample grids."""
+    """What both phases work with. `levels` is the sampler's schedule, with timestep shift `shift`; `sampler` draws the
+    sample grids."""
 
     recipe: Recipe
     roles: Roles
     judge: Judge
     source: Source
+    shift: float
     levels: Float[Tensor, " step"]
     sampler: Sampler
 
@@ -128,7 +130,7 @@ class WarmupPhase:
         # The caption agrees with the reference, so the student goes on listening to text while it learns to copy.
         text = student.encode_text(batch.captions)
         draws = Draws(seed, self.name, indices, reference)
-        t = query_times(draws.uniform(), 0.0, 1.0, student.shift)
+        t = query_times(draws.uniform(), 0.0, 1.0, self._parts.shift)
         roles.activate("student")
         return denoising_loss(
             reference, lambda x, time: student.velocity(x, time, text, reference), t, draws.noise()

@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from rich.console import Console
 from torch import Tensor
 
+from nopair.backbones.base import Backbone
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import Recipe
@@ -53,7 +54,7 @@ class Training:
         transformer = self.roles.export("student", weights)
         settings = Settings(
             steps=self.recipe.sampling.steps,
-            shift=self.recipe.sampling.shift or self.backbone.shift,
+            shift=_shift(self.recipe, self.backbone),
             height=SIZE,
             width=SIZE,
             questions=VERSION,
@@ -75,14 +76,20 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     roles = _roles(recipe, backbone)
     if recipe.base.compile:
         _compile(roles)
-    schedule = levels(recipe.sampling.steps, recipe.sampling.shift or backbone.shift)
+    shift = _shift(recipe, backbone)
+    schedule = levels(recipe.sampling.steps, shift)
     data = recipe.data
     chosen = {} if data.categories is None else {"categories": data.categories}
     source = WorldSource(data.seed, held_out=False, nothing_share=data.nothing_share, **chosen)
     shown = WorldSource(data.seed, held_out=True, nothing_share=data.nothing_share, **chosen)
     sampler = Sampler(roles.student, shown.batch(range(recipe.logging.sample_scenes)), schedule, recipe.seed)
-    parts = Parts(recipe, roles, judge, source, schedule, sampler)
+    parts = Parts(recipe, roles, judge, source, shift, schedule, sampler)
     return Training(recipe, backbone, judge, roles, WarmupPhase(parts), EditPhase(parts))
+
+
+def _shift(recipe: Recipe, backbone: Backbone) -> float:
+    """The recipe's, or the base's own."""
+    return recipe.sampling.shift or backbone.shift_for(SIZE, SIZE, recipe.sampling.steps)
 
 
 def _roles(recipe: Recipe, backbone: ZImageBackbone) -> Roles:
