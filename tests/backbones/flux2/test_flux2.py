@@ -284,6 +284,17 @@ def test_adapters_get_the_gradients_of_their_weights_under_checkpointing(fresh: 
     assert all(parameter.grad is None for parameter in other.values())
 
 
+def test_adapters_of_every_kind_of_layer_train_on_a_half_precision_base(fresh: Flux2KleinBackbone) -> None:
+    fresh.transformer.bfloat16()
+    targets = ["to_q", "to_out.0", "add_k_proj", "to_qkv_mlp_proj", "linear_in", "x_embedder", "proj_out"]
+    roles = LoraRoles.of(fresh, rank=2, alpha=2.0, targets=targets, seed=0)
+    roles.backward(_asked(roles.student), "student")
+    for name, parameter in roles.trainable("student").items():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+        assert (parameter.grad.abs().max() > 0) == name.endswith("lora_B.weight")  # B is zero, so A has none yet
+
+
 # --- pixels and latents -------------------------------------------------------------------------------------------
 
 
@@ -381,6 +392,12 @@ def test_half_precision_weights_take_and_give_float32(folder: Path, klein: Flux2
         pixels = half.decode_latents(half.encode_image(torch.rand(1, 3, 16, 16)))
     assert rounded.dtype == pixels.dtype == torch.float32
     assert 0 < (rounded - exact).abs().mean() < 0.1 * exact.abs().mean()
+
+
+def test_all_models_move_together(fresh: Flux2KleinBackbone) -> None:
+    assert fresh.to("meta") is fresh
+    for part in (fresh.vae, fresh.text_encoder, fresh.transformer):
+        assert all(tensor.is_meta for tensor in (*part.parameters(), *part.buffers()))
 
 
 def test_with_transformer_wants_its_own_family(klein: Flux2KleinBackbone) -> None:
