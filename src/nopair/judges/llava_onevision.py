@@ -34,7 +34,7 @@ class LlavaOnevision:
     """A `nopair.judges.vision_language.Family`."""
 
     model: LlavaOnevisionForConditionalGeneration
-    preprocess: Preprocess
+    prepare: Preprocess
 
     @property
     def marks(self) -> ImageMarks:
@@ -49,10 +49,10 @@ class LlavaOnevision:
 
     def features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 token d"]:
         """See `Family.features`."""
-        inputs = self.preprocess(pixels).to(self.model.dtype)
+        inputs = self.prepare(pixels).to(self.model.dtype)
         # Any number but 1 tells the library that an image is one of several: no tiles, and its size does not matter.
         several: Any = [max(2, len(inputs))]
-        sizes = torch.full((len(inputs), 2), self.preprocess.side)
+        sizes = torch.full((len(inputs), 2), self.prepare.side)
         packed: Any = self.model.get_image_features(inputs, sizes, batch_num_images=several)
         return torch.stack(packed.pooler_output)[:, None]
 
@@ -121,7 +121,7 @@ class LlavaOnevisionJudge:
         """
         judge = load(folder, Precision(dtype))
         assert isinstance(judge.family, LlavaOnevision)
-        return cls(judge.family.model, judge.tokenizer, judge.family.preprocess)
+        return cls(judge.family.model, judge.tokenizer, judge.family.prepare)
 
     def yes_minus_no(
         self,

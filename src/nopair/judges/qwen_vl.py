@@ -112,15 +112,17 @@ class QwenVL:
     def features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch level token d"]:
         """See `Family.features`. One level in Qwen2.5-VL."""
         patches = self.prepare(pixels).to(self.model.dtype)
-        grids = self._grids([(pixels.shape[-2], pixels.shape[-1])] * len(pixels), pixels.device)
+        grids: Any = self._grids([(pixels.shape[-2], pixels.shape[-1])] * len(pixels), pixels.device)
         packed: Any = self.model.get_image_features(patches, grids)
-        deeper = packed.deepstack_features if isinstance(packed, BaseModelOutputWithDeepstackFeatures) else []
-        return torch.stack([torch.stack(level) for level in (packed.pooler_output, *deeper)], dim=1)
+        levels = [packed.pooler_output]
+        if isinstance(self.model, Qwen3VLForConditionalGeneration):
+            levels += packed.deepstack_features
+        return torch.stack([torch.stack(level) for level in levels], dim=1)
 
     def inputs(self, rows: Rows, shown: Sequence[Shown]) -> dict[str, Any]:
         """See `Family.inputs`. The library counts positions itself, from the grids and the kinds of token."""
         first: Any = [pooled(shown)]
-        deeper = [[torch.cat(level)] for level in zip(*(image.features[1:] for image in shown), strict=True)]
+        deeper: Any = [[torch.cat(level)] for level in zip(*(image.features[1:] for image in shown), strict=True)]
         if isinstance(self.model, Qwen3VLForConditionalGeneration):
             images = BaseModelOutputWithDeepstackFeatures(pooler_output=first, deepstack_features=deeper)
         else:

@@ -1,7 +1,8 @@
 """Pillow's image resampling, differentiable: two matrix products with Pillow's own weights.
 
-`PIL.Image.resize` shrinks with a kernel that widens with the scale (antialiasing), columns first and then rows, and
-clips to the 8-bit range after each. Here the same weights stand in a matrix; only the rounding to 8 bits is left out.
+`PIL.Image.resize` shrinks with a kernel that widens with the scale (antialiasing), along one axis and then the other,
+and clips to the 8-bit range after each. Here the same weights stand in matrices, applied in the same order; only the
+rounding to 8 bits is left out.
 """
 
 from enum import IntEnum
@@ -38,10 +39,12 @@ def resize(
 ) -> Float[Tensor, "batch 3 rows columns"]:
     """What `Image.resize((columns, rows), kernel)` makes of pixels in [0, 1], without its rounding to 8 bits."""
     height, width = pixels.shape[-2:]
-    if width != columns:
-        pixels = (pixels @ weights(width, columns, kernel).to(pixels).T).clamp(0, 1)
-    if height != rows:
-        pixels = (weights(height, rows, kernel).to(pixels) @ pixels).clamp(0, 1)
+    rows_first = rows < height and height - rows > 2 * (width - columns)  # Pillow 13's rule, found by trying
+    for along_rows in (rows_first, not rows_first):
+        if along_rows and height != rows:
+            pixels = (weights(height, rows, kernel).to(pixels) @ pixels).clamp(0, 1)
+        elif not along_rows and width != columns:
+            pixels = (pixels @ weights(width, columns, kernel).to(pixels).T).clamp(0, 1)
     return pixels
 
 

@@ -140,9 +140,7 @@ class VisionLanguageJudge:
         height, width = pixels.shape[-2:]
         return [Shown(features, height, width) for features in self.family.features(pixels).unbind()]
 
-    def _answer_logits(
-        self, rows: Sequence[Sequence[int]], shown: Sequence[Shown]
-    ) -> Float[Tensor, "row vocabulary"]:
+    def _answer_logits(self, rows: Sequence[Sequence[int]], shown: Sequence[Shown]) -> Float[Tensor, "row vocabulary"]:
         """Logits of the token after each row, in one language-model call."""
         padded = self.prompts.rows(rows, shown[0].features.device)
         output: Any = self.model(
