@@ -1,5 +1,6 @@
 """What holds for a judge of every family, each on a tiny random checkpoint against the library's own code."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from nopair.errors import JudgeError, MissingExtraError, ModelError
 from nopair.judges import folder as folder_module
 from nopair.judges.base import Judge
 from nopair.judges.load import FAMILIES, load_judge
+from nopair.judges.normalise import Normalisation
 from nopair.judges.vision_language import Family, VisionLanguageJudge
 from nopair.types import Question
 
@@ -193,16 +195,21 @@ def test_uniform_images_are_judged(family_judge: VisionLanguageJudge, case: Any,
 
 
 def test_smolvlm_sees_what_the_library_drops(judges: dict[str, VisionLanguageJudge]) -> None:
-    """An all-zero input is nearly that input with a little noise, which the library does not drop."""
-    judge = judges["smolvlm"]
-    model: Any = judge.model
-    zero, little = torch.zeros(1, 3, 32, 32), 1e-7 * torch.rand(1, 3, 32, 32)
-    grey = torch.tensor([0.45, 0.5, 0.55]).view(1, 3, 1, 1).expand(1, 3, *EDITED)
-    ours = judge.family.features(torch.cat([_images(1), grey]))
-    dropped = model.get_image_features(torch.stack([little, zero], dim=1)).pooler_output
-    assert [len(features) for features in dropped] == [16], "else the workaround is no longer needed"
-    theirs = model.get_image_features(little[None]).pooler_output[0]
-    torch.testing.assert_close(ours[1, 0], theirs, rtol=0, atol=1e-4)
+    """Without mean and deviation, black is the all-zero input that the library takes for padding."""
+    shipped: Any = judges["smolvlm"].family
+    judge = VisionLanguageJudge(
+        dataclasses.replace(shipped, normalise=Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
+        judges["smolvlm"].tokenizer,
+    )
+    library: Any = judge.model
+    black, dark = torch.zeros(1, 3, *EDITED), torch.full((1, 3, *EDITED), 1e-6)
+    both = torch.stack([shipped.prepare(_images(1)), torch.zeros(1, 3, 32, 32)], dim=1)
+    assert len(library.get_image_features(both).pooler_output[0]) == 16, "else the library drops nothing any more"
+    first = _images(1)
+    answers = judge.yes_minus_no(black.repeat(3, 1, 1, 1), torch.cat([first, black, dark]), [_ask(TWO, ONE)] * 3)
+    torch.testing.assert_close(answers[1], answers[2], rtol=0, atol=1e-3)
+    torch.testing.assert_close(answers[0], judge.yes_minus_no(black, first, [_ask(TWO, ONE)])[0], rtol=0, atol=2e-5)
+    assert (answers[0] - answers[1]).abs().min() > 1e-3
 
 
 def test_half_precision_weights_give_answers_in_full_precision(

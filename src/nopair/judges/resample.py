@@ -59,9 +59,5 @@ def weights(source: int, target: int, kernel: Kernel) -> Float[Tensor, "target s
     widening = max(scale, 1.0)
     centres = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
     places = torch.arange(source, dtype=torch.float64)
-    # Pillow looks at whole pixels only: those from `first` up to but not including `last`.
-    first = (centres - kernel.reach * widening + 0.5).floor()[:, None]
-    last = (centres + kernel.reach * widening + 0.5).floor()[:, None]
     shares = kernel((places + 0.5 - centres[:, None]) / widening)
-    shares = shares * ((first <= places) & (places < last))
     return (shares / shares.sum(dim=1, keepdim=True)).float()
