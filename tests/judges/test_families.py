@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from nopair.errors import JudgeError, MissingExtraError, ModelError
 from nopair.judges import folder as folder_module
@@ -328,3 +330,36 @@ def test_quantised_weights_need_bitsandbytes_and_a_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelError, match=f"in {bits} bits needs a CUDA GPU"):
         load_judge(folders[family], bits=bits)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_only_the_language_model_is_quantised(
+    folders: dict[str, Path],
+    family: str,
+    family_judge: VisionLanguageJudge,
+    case: Any,
+    bits: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the library's own rule for names; what it does to the weights cannot be seen without a GPU."""
+    wanted: dict[str, Any] = {}
+
+    def capture(_folder: Path, **options: Any) -> None:
+        wanted.update(options)
+        raise OSError("far enough")
+
+    monkeypatch.setattr(folder_module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", capture)
+    with pytest.raises(ModelError, match="far enough"):
+        load_judge(folders[family], torch.bfloat16, bits=bits)
+    quantisation = wanted["quantization_config"]
+    assert (quantisation.load_in_4bit, quantisation.load_in_8bit) == (bits == 4, bits == 8)
+    assert quantisation.bnb_4bit_compute_dtype == torch.bfloat16
+    assert wanted["device_map"] == {"": 0}
+    model = family_judge.model
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    chosen = {n for n in linear if should_convert_module(n, quantisation.llm_int8_skip_modules)}
+    in_language = set(case.language(model).modules())
+    assert chosen == {name for name, module in linear.items() if module in in_language}

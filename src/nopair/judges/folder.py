@@ -67,7 +67,7 @@ def load_parts(
         model_class: the family's model.
         processor_class: its image processor that works without torchvision.
         precision: of the weights.
-        plain: parts of the model that are never quantised.
+        plain: parts of the model that are never quantised, by their full names.
 
     Raises:
         ModelError: the folder is missing, incomplete, or of another family; or quantised weights find no GPU.

@@ -77,7 +77,7 @@ def load(folder: Path, precision: Precision) -> VisionLanguageJudge:
         InternVLForConditionalGeneration,
         GotOcr2ImageProcessorPil,
         precision,
-        plain=("vision_tower", "multi_modal_projector"),
+        plain=("model.vision_tower", "model.multi_modal_projector"),
     )
     return VisionLanguageJudge(InternVL.of(parts.model, parts.processor), parts.tokenizer)
 

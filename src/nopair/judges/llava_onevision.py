@@ -72,7 +72,7 @@ def load(folder: Path, precision: Precision) -> VisionLanguageJudge:
         LlavaOnevisionForConditionalGeneration,
         LlavaOnevisionImageProcessorPil,
         precision,
-        plain=("vision_tower", "multi_modal_projector"),
+        plain=("model.vision_tower", "model.multi_modal_projector"),
     )
     preprocess = Preprocess.of(parts.processor, _vision_sizes(parts.model)[0])
     return VisionLanguageJudge(LlavaOnevision(parts.model, preprocess), parts.tokenizer)

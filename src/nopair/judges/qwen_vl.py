@@ -153,6 +153,6 @@ def _load(
     model_class: type[Qwen2_5_VLForConditionalGeneration | Qwen3VLForConditionalGeneration],
     precision: Precision,
 ) -> VisionLanguageJudge:
-    parts = load_parts(folder, model_class, Qwen2VLImageProcessorPil, precision, plain=("visual",))
+    parts = load_parts(folder, model_class, Qwen2VLImageProcessorPil, precision, plain=("model.visual",))
     prepare = QwenPreparation.of(parts.processor, parts.model.config.vision_config)
     return VisionLanguageJudge(QwenVL(parts.model, prepare), parts.tokenizer)

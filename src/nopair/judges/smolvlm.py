@@ -91,6 +91,6 @@ def load(folder: Path, precision: Precision) -> VisionLanguageJudge:
         SmolVLMForConditionalGeneration,
         SmolVLMImageProcessorPil,
         precision,
-        plain=("vision_model", "connector"),
+        plain=("model.vision_model", "model.connector"),
     )
     return VisionLanguageJudge(SmolVLM.of(parts.model, parts.processor), parts.tokenizer)
