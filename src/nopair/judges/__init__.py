@@ -5,8 +5,18 @@ what a loss does with the log-odds: losses live in `nopair.method`.
 
     base             the protocol
     questions        what is asked, as versioned data
-    llava_onevision  the LLaVA-OneVision family, from an ordinary Hugging Face folder
-    preprocess       its image processor, differentiable
+    load             a judge of any family, from an ordinary Hugging Face folder
+    vision_language  what is the same in every family, and the protocol of what is not
+    prompts          from a question's words to rows of token ids
     tokens           which tokens mean Yes and No
+    folder           the parts of a checkpoint folder, and every way it can be broken
+    normalise        the end of every image processor, and the check that the rest is as expected
+    resample         Pillow's resampling, differentiable
+    internvl         InternVL3 and InternVL3.5
+    qwen_vl          Qwen2.5-VL and Qwen3-VL
+    smolvlm          SmolVLM and SmolVLM2
+    llava_onevision  LLaVA-OneVision
+    preprocess       its image processor, differentiable
+    ensemble         several judges as one
     scripted         a judge in closed form, for tests and first steps
 """

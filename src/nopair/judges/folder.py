@@ -1,0 +1,142 @@
+"""Read the parts of a judge's checkpoint folder, turning every way it can be broken into one `ModelError` line.
+
+Only local files and only safetensors are read, and no code from the folder is run.
+"""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from nopair.errors import MissingExtraError, ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How weights are kept in memory.
+
+    `bits` quantises the language model with bitsandbytes (int8, or NF4 for 4); everything else, and the arithmetic of
+    4-bit layers, is in `dtype`.
+    """
+
+    dtype: torch.dtype = torch.float32
+    bits: Literal[4, 8] | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A frozen model in eval mode, its tokenizer and its image processor, of the classes that were asked for."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    processor: Any
+
+
+def family_of(folder: Path) -> str | None:
+    """The `model_type` of a checkpoint folder; None if its config.json names none.
+
+    Raises:
+        ModelError: there is no readable config.json.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(
+            f"there is no judge in {folder}: {path.name} is missing; give a Hugging Face checkpoint folder"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON ({_first_line(error)}); copy it again") from error
+    family = config.get("model_type") if isinstance(config, dict) else None
+    return family if isinstance(family, str) else None
+
+
+def load_parts(
+    folder: Path, model_class: type[PreTrainedModel], processor_class: Any, precision: Precision, plain: tuple[str, ...]
+) -> Parts:
+    """Load a checkpoint of the family of `model_class`, every weight of it from the files.
+
+    Args:
+        folder: an ordinary checkpoint: safetensors weights, tokenizer, image processor, chat template.
+        model_class: the family's model.
+        processor_class: its image processor that works without torchvision.
+        precision: of the weights.
+        plain: parts of the model that are never quantised, by their full names.
+
+    Raises:
+        ModelError: the folder is missing, incomplete, or of another family; or quantised weights find no GPU.
+        MissingExtraError: quantised weights are wanted without bitsandbytes.
+    """
+    config_class: Any = model_class.config_class
+    family, needed = family_of(folder), config_class.model_type
+    if family != needed:
+        raise ModelError(f"the judge in {folder} is of the family {family!r}, but {needed!r} is needed")
+    quantisation = _quantisation(precision, plain)
+    try:
+        loaded: Any = model_class.from_pretrained(
+            folder,
+            dtype=precision.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, in one line
+            **quantisation,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = processor_class.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise ModelError(f"cannot load the judge in {folder}: {_first_line(error)}; copy the folder again") from error
+    model, loading = loaded
+    _require_weights(folder, loading)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _legacy_template(folder)
+    return Parts(model.requires_grad_(False).eval(), tokenizer, processor)
+
+
+def _quantisation(precision: Precision, plain: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that make the library quantise weights while it reads them."""
+    if precision.bits is None:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "quant")
+    if not torch.cuda.is_available():
+        raise ModelError(f"a judge in {precision.bits} bits needs a CUDA GPU; set bits to null on this machine")
+    config = BitsAndBytesConfig(
+        load_in_8bit=precision.bits == 8,
+        load_in_4bit=precision.bits == 4,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=precision.dtype,
+        llm_int8_skip_modules=["lm_head", *plain],
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+
+
+def _require_weights(folder: Path, loading: dict) -> None:
+    """The library fills missing weights with random numbers; a judge must not guess."""
+    missing = set(loading["missing_keys"])
+    other_shape = {name for name, *_shapes in loading["mismatched_keys"]}
+    if missing or other_shape:
+        problem = "lacks weights" if missing else "has weights of other shapes than its config.json says"
+        name = min(missing or other_shape)
+        raise ModelError(f"the judge in {folder} {problem}, e.g. {name}; copy the folder again")
+
+
+def _legacy_template(folder: Path) -> str:
+    """The chat template of older checkpoints, which the tokenizer does not load by itself."""
+    path = folder / "chat_template.json"
+    if not path.is_file():
+        raise ModelError(f"the judge in {folder} has no chat template; add chat_template.jinja")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{path} holds no chat_template; add chat_template.jinja instead") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
