@@ -17,7 +17,7 @@ from nopair.data.files import make_folder, write_atomic
 from nopair.editor import Editor
 from nopair.evaluation.results import Marks, Verdict, verdict_json
 from nopair.judges.base import Judge
-from nopair.judges.llava_onevision import LlavaOnevisionJudge
+from nopair.judges.load import load_judge
 from nopair.judges.questions import questions_for
 from nopair.weights import resolve
 from nopair.world.cases import held_out_cases
@@ -148,7 +148,7 @@ def print_oracle(count: int) -> None:
 def evaluate(model: str, per_category: int, seed: int, output: Path) -> None:
     """Score the editor in `model` and write `<output>/evaluation.json`."""
     editor = Editor.load(model)
-    judge = LlavaOnevisionJudge.load(resolve("tiny:judge"))
+    judge = load_judge(resolve("tiny:judge"))
     edits = held_out_cases(seed, per_category)
     evaluation = evaluate_editor(editor, judge, edits, seed)
     Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))

@@ -17,7 +17,7 @@ from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import Recipe
 from nopair.editor import Editor, Settings
 from nopair.judges.base import Judge
-from nopair.judges.llava_onevision import LlavaOnevisionJudge
+from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
 from nopair.training.loop import run_phases
@@ -71,8 +71,8 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     backbone = ZImageBackbone.load(resolve(recipe.base.path)).to(device)
-    judge = LlavaOnevisionJudge.load(resolve(recipe.judge.path))
-    judge.model.to(device)  # pyright: ignore[reportArgumentType]
+    judge = load_judge(resolve(recipe.judge.path))
+    judge.to(device)
     roles = _roles(recipe, backbone)
     if recipe.base.compile:
         _compile(roles)
