@@ -37,12 +37,12 @@ TRANSFORMER = {
 }
 
 
-def _clip_tokenizer(pad: str) -> CLIPTokenizer:
+def _clip_tokenizer(pad: str, longest: int) -> CLIPTokenizer:
     """One token per byte, but for one merge. The end is the last id, as published."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "re", "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[("r", "e")], pad_token=pad, model_max_length=CLIP_TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=[("r", "e")], pad_token=pad, model_max_length=longest)
 
 
 def _t5_tokenizer() -> T5Tokenizer:
@@ -66,7 +66,8 @@ def _transformer(**changes: object) -> SD3Transformer2DModel:
 def _pipeline(t5: bool) -> StableDiffusion3Pipeline:
     """The stock text-to-image model, not yet seen by nopair."""
     torch.manual_seed(0)
-    tokenizers = _clip_tokenizer("<|endoftext|>"), _clip_tokenizer("!")
+    # The pipeline cuts prompts for both where the first one does.
+    tokenizers = _clip_tokenizer("<|endoftext|>", CLIP_TOKENS), _clip_tokenizer("!", CLIP_TOKENS + 9)
     t5_tokenizer = _t5_tokenizer()
     config = T5Config(
         vocab_size=len(t5_tokenizer), d_model=32, d_kv=8, d_ff=24, num_layers=2, num_heads=2,

@@ -150,6 +150,8 @@ def test_only_a_text_to_image_transformer_is_widened_and_only_once(make_transfor
     assert torch.equal(weight, torch.cat([old, torch.zeros_like(old)], dim=1))
     assert not weight.requires_grad
     assert accept_reference(wide).pos_embed.proj.weight is weight
+    implied = accept_reference(make_transformer(out_channels=None))
+    assert (implied.config["in_channels"], implied.config["out_channels"]) == (8, 4)
     with pytest.raises(ValueError, match="9 input channels"):
         accept_reference(make_transformer(in_channels=9))
 
@@ -302,6 +304,17 @@ def test_an_adapter_passes_on_as_much_of_the_reference_as_its_rank(
     assert {name.rpartition(".lora_")[0] for name in weights} == {REFERENCE_MODULE}
     exported = roles.export("student", weights).get_submodule(REFERENCE_MODULE).get_parameter("weight")
     assert torch.linalg.matrix_rank(exported[:, 4:].flatten(1)) == rank
+
+
+def test_adapters_are_float32_on_a_half_precision_base(backbone: StableDiffusion3Backbone) -> None:
+    backbone.transformer.bfloat16()
+    roles = LoraRoles.of(backbone, rank=2, alpha=2.0, targets=[REFERENCE_MODULE, "proj_out", "to_q"], seed=0)
+    roles.backward(_predict(roles.student).square().mean(), "student")
+    parameters = roles.trainable("student")
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+    gradient = parameters[f"{REFERENCE_MODULE}.lora_B.weight"].grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0
 
 
 # --- pixels and latents -------------------------------------------------------------------------------------------
