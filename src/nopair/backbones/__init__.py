@@ -4,11 +4,12 @@ Knows how each family of text-to-image transformers encodes prompts and images, 
 and is read from and written to disk; and how one base plays student, teacher and fake score model. Refuses to know
 losses, schedules, optimisers, data and judges.
 
-    base    the protocol
-    zimage  the Z-Image family, from an ordinary diffusers folder
-    flux2   the FLUX.2 klein family, likewise
-    sd3     the Stable Diffusion 3 family, likewise
-    folder  reading such a folder, and saying what is wrong with it
-    roles   student, teacher and fake: full copies, or adapters on one shared transformer
-    fake    a backbone of a few thousand weights, for tests
+    base        the protocol
+    zimage      the Z-Image family, from an ordinary diffusers folder
+    flux2       the FLUX.2 klein family, likewise
+    sd3         the Stable Diffusion 3 family, likewise
+    qwen_image  the Qwen-Image family, likewise
+    folder      reading such a folder, and saying what is wrong with it
+    roles       student, teacher and fake: full copies, or adapters on one shared transformer
+    fake        a backbone of a few thousand weights, for tests
 """
