@@ -22,7 +22,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
@@ -34,9 +33,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from nopair.backbones.folder import load_model, load_tokenizer, read_pipeline
-from nopair.errors import ConfigError, ModelError, OutputError
-from nopair.method.flow import levels
+from nopair.backbones.folder import (
+    load_model,
+    load_scheduler,
+    load_tokenizer,
+    read_pipeline,
+    require_exponential_shift,
+    save_pipeline,
+)
+from nopair.errors import ConfigError, ModelError
 from nopair.types import Text
 
 FAMILY = "Flux2KleinPipeline"
@@ -76,12 +81,14 @@ class Flux2KleinBackbone:
         """
         read_pipeline(folder, family=FAMILY)
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        scheduler = load_scheduler(folder / "scheduler")
+        require_exponential_shift(scheduler, folder / "scheduler")
         backbone = cls(
             vae=load_model(AutoencoderKLFlux2, folder / "vae", dtype).requires_grad_(False),
             text_encoder=load_model(Qwen3ForCausalLM, folder / "text_encoder", dtype).requires_grad_(False),
             tokenizer=load_tokenizer(folder / "tokenizer"),
             transformer=load_model(Flux2Transformer2DModel, folder / "transformer", dtype),
-            scheduler=_load_scheduler(folder / "scheduler"),
+            scheduler=scheduler,
             is_distilled=index.get("is_distilled", False) is True,
         )
         misfit = _misfit(backbone)
@@ -103,16 +110,7 @@ class Flux2KleinBackbone:
             transformer=self.transformer,
             is_distilled=self.is_distilled,
         )
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder}: is a file, not a folder; choose another place for the model")
-        try:
-            pipeline.save_pretrained(folder, safe_serialization=True)
-            for part in ("vae", "transformer"):
-                _forget_origin(folder / part / "config.json")
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
-            ) from None
+        save_pipeline(pipeline, folder)
 
     def with_transformer(self, transformer: nn.Module) -> "Flux2KleinBackbone":
         """The same codecs around another transformer of the same configuration."""
@@ -231,31 +229,6 @@ def _positions(time: int, rows: int, columns: int, places: int) -> Int[Tensor, "
     return torch.cartesian_prod(*axes)
 
 
-def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
-    """Read the scheduler and try it: whichever of its many settings is unusual, it must shift times by exp(mu).
-
-    Raises:
-        ModelError: it is missing, unreadable, or does anything else.
-    """
-    if not (folder / "scheduler_config.json").is_file():
-        raise ModelError(f"{folder}: no scheduler_config.json; the model folder is incomplete, copy it again")
-    try:
-        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ModelError(f"{folder}: cannot load the scheduler ({line}); copy the folder again") from None
-    steps, mu = 4, 1.5
-    expected = levels(steps, math.exp(mu))
-    scheduler.set_timesteps(sigmas=levels(steps, 1.0).tolist(), mu=mu)
-    found = scheduler.sigmas[:-1], scheduler.timesteps / 1000
-    if not all(torch.allclose(times, expected) for times in found):
-        raise ModelError(
-            f"{folder}: the scheduler does not shift times by exp(mu); set use_dynamic_shifting true and "
-            "time_shift_type exponential, and leave out what else changes sigmas"
-        )
-    return scheduler
-
-
 def _misfit(backbone: Flux2KleinBackbone) -> str | None:
     """What does not fit together, or None."""
     text, image = backbone.text_encoder.config, backbone.vae.config
@@ -268,10 +241,3 @@ def _misfit(backbone: Flux2KleinBackbone) -> str | None:
     if size != wanted:
         return f"the text encoder makes embeddings of {size} numbers, the transformer takes {wanted}"
     return None
-
-
-def _forget_origin(path: Path) -> None:
-    """Take out of a config where its model was loaded from: a folder of this machine is no business of others."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,19 +1,22 @@
-"""Read the parts of a diffusers pipeline folder, turning every way it can be broken into one `ModelError` line.
+"""Read and write diffusers pipeline folders, turning every way they can be broken into one line of a user error.
 
 Only local files and only safetensors are read.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from nopair.errors import ModelError
+from nopair.errors import ModelError, OutputError
+from nopair.method.flow import levels
 
 Model = TypeVar("Model", bound=ModelMixin | PreTrainedModel)
 
@@ -75,20 +78,72 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
+    """Load a flow-matching scheduler, whatever its settings.
+
+    Raises:
+        ModelError: it is missing or unreadable.
+    """
+    _require(folder, "scheduler_config.json")
+    try:
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise ModelError(f"{folder}: cannot load the scheduler ({_line(error)}); copy the folder again") from None
+    return scheduler
+
+
 def load_shift(folder: Path) -> float:
     """The constant time shift of a flow-matching scheduler.
 
     Raises:
         ModelError: it is missing, unreadable, or shifts by image size instead of by a constant.
     """
-    _require(folder, "scheduler_config.json")
-    try:
-        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{folder}: cannot load the scheduler ({_line(error)}); copy the folder again") from None
+    scheduler = load_scheduler(folder)
     if scheduler.config["use_dynamic_shifting"]:
         raise ModelError(f"{folder}: dynamic shifting is not supported; set use_dynamic_shifting false and a shift")
     return float(scheduler.config["shift"])
+
+
+def require_exponential_shift(scheduler: FlowMatchEulerDiscreteScheduler, folder: Path) -> None:
+    """Try a scheduler: whichever of its many settings is unusual, it must shift times by exp(mu).
+
+    Raises:
+        ModelError: it does anything else; `folder` is where it came from.
+    """
+    steps, mu = 4, 1.5
+    trial: Any = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
+    trial.set_timesteps(sigmas=levels(steps, 1.0).tolist(), mu=mu)
+    expected = levels(steps, math.exp(mu))
+    if not all(torch.allclose(times, expected) for times in (trial.sigmas[:-1], trial.timesteps / 1000)):
+        raise ModelError(
+            f"{folder}: the scheduler does not shift times by exp(mu); set use_dynamic_shifting true and "
+            "time_shift_type exponential, and leave out what else changes sigmas"
+        )
+
+
+def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline as an ordinary diffusers folder, in its modules' own dtypes.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file, not a folder; choose another place for the model")
+    try:
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        for part in ("vae", "transformer"):
+            _forget_origin(folder / part / "config.json")
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
+        ) from None
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out of a config where its model was loaded from: a folder of this machine is no business of others."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _require(folder: Path, name: str) -> None:

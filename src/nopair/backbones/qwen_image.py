@@ -22,7 +22,6 @@ it here:
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +38,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from nopair.backbones.folder import load_model, load_tokenizer, read_pipeline
-from nopair.errors import ConfigError, ModelError, OutputError
-from nopair.method.flow import levels
+from nopair.backbones.folder import (
+    load_model,
+    load_scheduler,
+    load_tokenizer,
+    read_pipeline,
+    require_exponential_shift,
+    save_pipeline,
+)
+from nopair.errors import ConfigError, ModelError
 from nopair.types import Text
 
 FAMILY = "QwenImagePipeline"
@@ -78,8 +83,11 @@ class QwenImageBackbone:
                 not shift times by exp(mu).
         """
         read_pipeline(folder, family=FAMILY)
+        scheduler = load_scheduler(folder / "scheduler")
+        unstretched: Any = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config, shift_terminal=None)
+        require_exponential_shift(unstretched, folder / "scheduler")
         backbone = cls(
-            scheduler=_load_scheduler(folder / "scheduler"),
+            scheduler=scheduler,
             tokenizer=load_tokenizer(folder / "tokenizer"),
             vae=load_model(AutoencoderKLQwenImage, folder / "vae", dtype).requires_grad_(False),
             transformer=load_model(QwenImageTransformer2DModel, folder / "transformer", dtype),
@@ -101,16 +109,7 @@ class QwenImageBackbone:
         Raises:
             OutputError: the folder cannot be written.
         """
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder}: is a file, not a folder; choose another place for the model")
-        try:
-            self._pipeline.save_pretrained(folder, safe_serialization=True)
-            for part in ("vae", "transformer"):
-                _forget_origin(folder / part / "config.json")
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
-            ) from None
+        save_pipeline(self._pipeline, folder)
 
     @property
     def _pipeline(self) -> QwenImagePipeline:
@@ -247,32 +246,6 @@ def _mu(scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> float:
     return calculate_shift(tokens, *(scheduler.config[name] for name in names))
 
 
-def _load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
-    """Read the scheduler and try it: before `shift_terminal`, it must shift times by exp(mu), whatever its settings.
-
-    Raises:
-        ModelError: it is missing, unreadable, or does anything else.
-    """
-    if not (folder / "scheduler_config.json").is_file():
-        raise ModelError(f"{folder}: no scheduler_config.json; the model folder is incomplete, copy it again")
-    try:
-        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ModelError(f"{folder}: cannot load the scheduler ({line}); copy the folder again") from None
-    steps, mu = 4, 1.5
-    trial: Any = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config, shift_terminal=None)
-    trial.set_timesteps(sigmas=levels(steps, 1.0).tolist(), mu=mu)
-    if not all(
-        torch.allclose(times, levels(steps, math.exp(mu))) for times in (trial.sigmas[:-1], trial.timesteps / 1000)
-    ):
-        raise ModelError(
-            f"{folder}: the scheduler does not shift times by exp(mu); set use_dynamic_shifting true and "
-            "time_shift_type exponential, and leave out what else changes sigmas"
-        )
-    return scheduler
-
-
 def _misfit(backbone: QwenImageBackbone) -> str | None:
     """What does not fit together, or None."""
     image, wanted = backbone.vae.config, backbone.transformer.config
@@ -284,10 +257,3 @@ def _misfit(backbone: QwenImageBackbone) -> str | None:
     if size != taken:
         return f"the text encoder makes embeddings of {size} numbers, the transformer takes {taken}"
     return None
-
-
-def _forget_origin(path: Path) -> None:
-    """Take out of a config where its model was loaded from: a folder of this machine is no business of others."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

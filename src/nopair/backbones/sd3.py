@@ -42,8 +42,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from nopair.backbones.folder import load_model, load_shift, read_pipeline
-from nopair.errors import ConfigError, ModelError, OutputError
+from nopair.backbones.folder import load_model, load_shift, read_pipeline, save_pipeline
+from nopair.errors import ConfigError, ModelError
 from nopair.types import Text
 
 T5_TOKENS = 256
@@ -134,16 +134,7 @@ class StableDiffusion3Backbone:
             tokenizer_3=self.tokenizer_3,  # pyright: ignore[reportArgumentType]
             transformer=self.transformer,
         )
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder}: is a file, not a folder; choose another place for the model")
-        try:
-            pipeline.save_pretrained(folder, safe_serialization=True)
-            for part in ("vae", "transformer"):
-                _forget_origin(folder / part / "config.json")
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
-            ) from None
+        save_pipeline(pipeline, folder)
 
     def with_transformer(self, transformer: nn.Module) -> "StableDiffusion3Backbone":
         """The same codecs around another transformer of the same configuration."""
@@ -349,10 +340,3 @@ def _check_merges(folder: Path) -> None:
         first, _, second = line.partition(" ")
         if line and not line.startswith("#version") and not (second and first + second in vocabulary):
             raise ValueError(f"merges.txt: {line!r} makes no token of vocab.json")
-
-
-def _forget_origin(path: Path) -> None:
-    """Take out of a config where its model was loaded from: a folder of this machine is no business of others."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -16,7 +16,6 @@ How the library differs from nopair, and what is done about it here:
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
-from nopair.backbones.folder import load_model, load_shift, load_tokenizer, read_pipeline
-from nopair.errors import ConfigError, OutputError
+from nopair.backbones.folder import load_model, load_shift, load_tokenizer, read_pipeline, save_pipeline
+from nopair.errors import ConfigError
 from nopair.types import Text
 
 MAX_TOKENS = 512
@@ -87,16 +86,7 @@ class ZImageBackbone:
             tokenizer=self.tokenizer,  # pyright: ignore[reportArgumentType] (AutoTokenizer is a factory, not a type)
             transformer=self.transformer,
         )
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder}: is a file, not a folder; choose another place for the model")
-        try:
-            pipeline.save_pretrained(folder, safe_serialization=True)
-            for part in ("vae", "transformer"):
-                _forget_origin(folder / part / "config.json")
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
-            ) from None
+        save_pipeline(pipeline, folder)
 
     def with_transformer(self, transformer: nn.Module) -> "ZImageBackbone":
         """The same codecs around another transformer of the same configuration."""
@@ -223,10 +213,3 @@ class ZImageBackbone:
                 **patch,
             )[0]
         return -torch.stack(outputs).squeeze(2).to(noisy.dtype)
-
-
-def _forget_origin(path: Path) -> None:
-    """Take out of a config where its model was loaded from: a folder of this machine is no business of others."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
