@@ -37,6 +37,7 @@ checkpoint:
   keep: 2
 base:
   path: tiny:base
+  student: null
   roles: full
   lora:
     rank: 16

@@ -53,6 +53,9 @@ class BaseConfig(Section):
     """The text-to-image model to start from."""
 
     path: Words = Field(description="model folder, or tiny:base for the one shipped with nopair")
+    student: Words | None = Field(
+        default=None, description="editor folder whose transformer the student starts from; null for the base itself"
+    )
     roles: Literal["full", "lora"] = Field(
         default="full", description="student, teacher and fake score as full copies, or as adapters on one shared base"
     )
@@ -62,7 +65,9 @@ class BaseConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _not_both(self) -> "BaseConfig":
+    def _compatible(self) -> "BaseConfig":
+        if self.student is not None and self.roles == "lora":
+            raise ValueError("student needs roles: full; adapters start from the base that they share")
         if self.compile and self.roles == "lora":
             raise ValueError("compile needs roles: full; adapters that are switched all the time cannot be compiled")
         return self

@@ -62,6 +62,29 @@ def test_adapters_on_one_shared_base_train_too(tmp_path: Path) -> None:
     assert all(any(target in name for target in ("to_q", "to_k", "to_v", "to_out")) for name in changed)
 
 
+def test_a_student_starts_from_an_editor_and_its_teacher_from_the_base() -> None:
+    training = compose(load_recipe("demo", ["threads=1", "base.student=tiny:editor"]))
+    weights = {name: load(part) for name, part in (("student", "editor"), ("teacher", "base"), ("fake", "base"))}
+    for role, expected in weights.items():
+        found = getattr(training.roles, role).transformer.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def load(part: str) -> dict[str, torch.Tensor]:
+    transformer = ZImageTransformer2DModel.from_pretrained(resolve(f"tiny:{part}") / "transformer")
+    return dict(transformer.state_dict())
+
+
+def test_a_student_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    config = dict(ZImageTransformer2DModel.load_config(resolve("tiny:base") / "transformer"))
+    other = ZImageTransformer2DModel.from_config(config | {"n_layers": 1})
+    other.save_pretrained(tmp_path / "editor" / "transformer")
+    with pytest.raises(ModelError, match="does not fit the base"):
+        compose(load_recipe("demo", ["threads=1", f"base.student={tmp_path / 'editor'}"]))
+    with pytest.raises(ConfigError, match="student needs roles: full"):
+        load_recipe("demo", ["base.student=tiny:editor", "base.roles=lora"])
+
+
 def test_bad_recipes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lr"):
         load_recipe("demo", ["npedit.learning_rate=1"])

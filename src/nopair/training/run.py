@@ -9,13 +9,15 @@ import torch
 import torch.compiler.config
 from diffusers.models.modeling_utils import ModelMixin
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from nopair.backbones.base import Backbone
+from nopair.backbones.folder import load_model
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import Recipe
 from nopair.editor import Editor, Settings
+from nopair.errors import ModelError
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
@@ -74,6 +76,8 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     judge = load_judge(resolve(recipe.judge.path))
     judge.to(device)
     roles = _roles(recipe, backbone)
+    if recipe.base.student is not None:
+        _start_from(roles.student.transformer, resolve(recipe.base.student) / "transformer")
     if recipe.base.compile:
         _compile(roles)
     shift = _shift(recipe, backbone)
@@ -97,6 +101,20 @@ def _roles(recipe: Recipe, backbone: ZImageBackbone) -> Roles:
         return FullRoles.of(backbone)
     lora = recipe.base.lora
     return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed)
+
+
+def _start_from(transformer: nn.Module, folder: Path) -> None:
+    """Give the student another transformer's weights, to train an editor on.
+
+    Raises:
+        ModelError: it cannot be read, or is not of the base's architecture.
+    """
+    assert isinstance(transformer, ModelMixin), "every adapter's transformer is a diffusers model"
+    start = load_model(type(transformer), folder, transformer.dtype)
+    try:
+        transformer.load_state_dict(start.state_dict())
+    except RuntimeError:
+        raise ModelError(f"{folder}: does not fit the base; base.student needs an editor made from this base") from None
 
 
 def _compile(roles: Roles) -> None:
