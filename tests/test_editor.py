@@ -130,7 +130,7 @@ def test_calls_that_cannot_work(editor: Editor, references: torch.Tensor) -> Non
 
 @pytest.fixture
 def toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(editor_module, "ZImageBackbone", FileToy)
+    monkeypatch.setattr(editor_module, "load_backbone", FileToy.load)
 
 
 @pytest.mark.usefixtures("toy_family")

@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Protocol, runtime_checkable
+from typing import Annotated, Final
 
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from nopair.backbones.base import Backbone
-from nopair.backbones.zimage import ZImageBackbone
+from nopair.backbones.base import StoredBackbone
+from nopair.backbones.load import load_backbone
 from nopair.data.files import folder_atomic
 from nopair.data.images import Fitted, fit, load_image, restore, save_image
 from nopair.data.jobs import Job, require_instruction
@@ -25,15 +25,6 @@ SETTINGS_FILE: Final = "nopair.json"
 """What makes a pipeline folder an editor."""
 
 Count = Annotated[int, Field(ge=1)]
-
-
-@runtime_checkable
-class EditorBackbone(Backbone, Protocol):
-    """A backbone that can also be written to disk."""
-
-    def save(self, folder: Path) -> None:
-        """Write the folder that this family's `load` reads. Raises OutputError."""
-        ...
 
 
 class Settings(BaseModel):
@@ -56,7 +47,7 @@ class Settings(BaseModel):
 class Editor:
     """A backbone whose transformer was trained to edit, with the schedule it was trained on."""
 
-    backbone: EditorBackbone
+    backbone: StoredBackbone
     settings: Settings
 
     @classmethod
@@ -70,7 +61,7 @@ class Editor:
         """
         folder = resolve(str(model))
         settings = _read_settings(folder)
-        backbone = ZImageBackbone.load(folder, dtype).to(device)
+        backbone = load_backbone(folder, dtype).to(device)
         return cls(backbone, settings)
 
     def save(self, folder: Path) -> None:

@@ -362,7 +362,7 @@ BROKEN = {
     "gone": (_without("."), "no such model folder"),
     "no index": (_without("model_index.json"), "no model_index.json"),
     "bad index": (_write("model_index.json", "{"), "cannot be read"),
-    "index is a list": (_write("model_index.json", "[]"), "a ZImagePipeline is needed"),
+    "index is a list": (_write("model_index.json", "[]"), "names no pipeline class"),
     "other family": (_edit("model_index.json", _class_name="FluxPipeline"), "a ZImagePipeline is needed"),
     "no part": (_without("vae"), "vae: no config.json"),
     "no weights": (_without(TRANSFORMER), "transformer: cannot load"),

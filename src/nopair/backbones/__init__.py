@@ -5,6 +5,7 @@ and is read from and written to disk; and how one base plays student, teacher an
 losses, schedules, optimisers, data and judges.
 
     base        the protocol
+    load        a base of whatever family a folder holds
     zimage      the Z-Image family, from an ordinary diffusers folder
     flux2       the FLUX.2 klein family, likewise
     sd3         the Stable Diffusion 3 family, likewise

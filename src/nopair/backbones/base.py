@@ -1,12 +1,14 @@
-"""What the rest of nopair may know of a base model: the `Backbone` protocol.
+"""What the rest of nopair may know of a base model: the `Backbone` protocol, and `StoredBackbone` for one on disk.
 
 A backbone is a text encoder and an image autoencoder, both frozen, around ONE transformer that predicts velocities. It
 owns how a reference image is attached to the generation; nobody else splits, joins or pads a token sequence.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -68,5 +70,35 @@ class Backbone(Protocol):
         ...
 
     def with_transformer(self, transformer: nn.Module) -> "Backbone":
+        """The same codecs around another transformer of the same family."""
+        ...
+
+
+@runtime_checkable
+class StoredBackbone(Backbone, Protocol):
+    """A backbone that was read from a folder and can be written to one: what every family's adapter is."""
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "StoredBackbone":
+        """Read a folder of this family. `nopair.backbones.load.load_backbone` picks the family.
+
+        Raises:
+            ModelError: it is missing, incomplete, or of another family.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that `nopair.backbones.load.load_backbone` reads, in the modules' own dtypes.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        ...
+
+    def to(self, device: torch.device | str) -> "StoredBackbone":
+        """Move all modules to `device`, in place, and return self."""
+        ...
+
+    def with_transformer(self, transformer: nn.Module) -> "StoredBackbone":
         """The same codecs around another transformer of the same family."""
         ...

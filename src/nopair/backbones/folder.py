@@ -21,14 +21,14 @@ from nopair.method.flow import levels
 Model = TypeVar("Model", bound=ModelMixin | PreTrainedModel)
 
 
-def read_pipeline(folder: Path, family: str) -> None:
-    """Check that `folder` says it is a diffusers pipeline of class `family`.
+def pipeline_class(folder: Path) -> str:
+    """What class of diffusers pipeline `folder` says it is.
 
     Raises:
-        ModelError: no such folder, no readable model_index.json, or another pipeline class.
+        ModelError: no such folder, or no readable model_index.json.
     """
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such model folder; give the path of a diffusers {family} folder")
+        raise ModelError(f"{folder}: no such model folder; give the path of a diffusers pipeline folder")
     try:
         index = json.loads((folder / "model_index.json").read_text())
     except FileNotFoundError:
@@ -36,6 +36,18 @@ def read_pipeline(folder: Path, family: str) -> None:
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/model_index.json: cannot be read ({_line(error)})") from None
     found = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(found, str):
+        raise ModelError(f"{folder}/model_index.json: names no pipeline class; copy the folder again")
+    return found
+
+
+def read_pipeline(folder: Path, family: str) -> None:
+    """Check that `folder` says it is a diffusers pipeline of class `family`.
+
+    Raises:
+        ModelError: no such folder, no readable model_index.json, or another pipeline class.
+    """
+    found = pipeline_class(folder)
     if found != family:
         raise ModelError(f"{folder}: holds a {found}, but a {family} is needed here")
 

@@ -1,5 +1,4 @@
-"""One optimizer for pretraining: Muon for hidden matrices, AdamW for embeddings, gains and the rest (both from
-torch)."""
+"""One optimizer for pretraining: Muon for hidden matrices, AdamW for embeddings, gains and the rest."""
 
 import math
 from typing import Any, Final
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nopair.errors import TrainingError
+from nopair.training.muon import Muon
 from nopair.training.optim import split_hidden
 
 CLIP: Final = 1.0
@@ -21,7 +21,7 @@ class PretrainingOptimizer:
         self.parameters = hidden + other
         self.lrs = (lr, other_lr)
         self.optimizers = (
-            torch.optim.Muon(hidden, lr=lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            Muon(hidden, lr=lr, weight_decay=0.02),
             torch.optim.AdamW(other, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0),
         )
 

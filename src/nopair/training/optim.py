@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nopair.errors import TrainingError
+from nopair.training.muon import Muon
 from nopair.training.phase import State
 
 
@@ -72,7 +73,7 @@ def split_hidden(parameters: Mapping[str, nn.Parameter]) -> tuple[list[nn.Parame
 
 @final
 class MuonAdamW:
-    """Muon (Jordan et al. 2024) for hidden matrices and AdamW for the rest, as one `Optimiser`; both are torch's.
+    """Muon (Jordan et al. 2024) for hidden matrices and AdamW for the rest, as one `Optimiser`.
 
     Muon's updates are scaled to the root mean square of AdamW's, so that one step size fits both.
     """
@@ -83,9 +84,7 @@ class MuonAdamW:
         hidden, rest = split_hidden(parameters)
         self._parts: dict[str, torch.optim.Optimizer] = {}  # adapters are all matrices, and leave nothing for AdamW
         if hidden:
-            self._parts["muon"] = torch.optim.Muon(
-                hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            self._parts["muon"] = Muon(hidden, lr=lr, weight_decay=weight_decay)
         if rest:
             self._parts["adamw"] = torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay)
         self.param_groups = self._groups()

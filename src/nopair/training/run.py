@@ -11,10 +11,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from rich.console import Console
 from torch import Tensor, nn
 
-from nopair.backbones.base import Backbone
+from nopair.backbones.base import Backbone, StoredBackbone
 from nopair.backbones.folder import load_model
+from nopair.backbones.load import load_backbone
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
-from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import Recipe
 from nopair.editor import Editor, Settings
 from nopair.errors import ModelError
@@ -38,7 +38,7 @@ class Training:
     """Everything a run is made of."""
 
     recipe: Recipe
-    backbone: ZImageBackbone
+    backbone: StoredBackbone
     judge: Judge
     roles: Roles
     warmup: WarmupPhase
@@ -72,7 +72,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    backbone = ZImageBackbone.load(resolve(recipe.base.path)).to(device)
+    backbone = load_backbone(resolve(recipe.base.path)).to(device)
     judge = load_judge(resolve(recipe.judge.path))
     judge.to(device)
     roles = _roles(recipe, backbone)
@@ -96,7 +96,7 @@ def _shift(recipe: Recipe, backbone: Backbone) -> float:
     return recipe.sampling.shift or backbone.shift_for(SIZE, SIZE, recipe.sampling.steps)
 
 
-def _roles(recipe: Recipe, backbone: ZImageBackbone) -> Roles:
+def _roles(recipe: Recipe, backbone: StoredBackbone) -> Roles:
     if recipe.base.roles == "full":
         return FullRoles.of(backbone)
     lora = recipe.base.lora

@@ -1,0 +1,49 @@
+"""Open a base of whatever family a pipeline folder holds."""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from nopair.backbones.base import StoredBackbone
+from nopair.backbones.folder import pipeline_class
+from nopair.errors import ModelError
+
+FAMILIES: Final = ("Flux2KleinPipeline", "QwenImagePipeline", "StableDiffusion3Pipeline", "ZImagePipeline")
+"""Known families by the `_class_name` of their model_index.json."""
+
+
+def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> StoredBackbone:
+    """Read an ordinary diffusers pipeline folder, safetensors only; nothing is downloaded, no code in it is run.
+
+    Raises:
+        ModelError: the folder is missing, incomplete, or of a family not in `FAMILIES`.
+    """
+    return backbone_class(pipeline_class(folder), folder).load(folder, dtype)
+
+
+def backbone_class(family: str, folder: Path) -> type[StoredBackbone]:
+    """The adapter of a family in `FAMILIES`; a family's library code is imported only when it is asked for.
+
+    Raises:
+        ModelError: it is another one; `folder` is where it was found.
+    """
+    match family:
+        case "Flux2KleinPipeline":
+            from nopair.backbones.flux2 import Flux2KleinBackbone
+
+            return Flux2KleinBackbone
+        case "QwenImagePipeline":
+            from nopair.backbones.qwen_image import QwenImageBackbone
+
+            return QwenImageBackbone
+        case "StableDiffusion3Pipeline":
+            from nopair.backbones.sd3 import StableDiffusion3Backbone
+
+            return StableDiffusion3Backbone
+        case "ZImagePipeline":
+            from nopair.backbones.zimage import ZImageBackbone
+
+            return ZImageBackbone
+        case _:
+            raise ModelError(f"{folder}: holds a {family}; nopair knows {', '.join(FAMILIES)}")
