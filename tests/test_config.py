@@ -50,6 +50,11 @@ base:
   compile: false
 judge:
   path: tiny:judge
+  weight: 1.0
+  dtype: float32
+  bits: null
+ensemble: []
+bystander: null
 data:
   source: world
   seed: 0
@@ -261,7 +266,14 @@ def test_an_unknown_key_in_the_file_names_the_nearest() -> None:
         ("threads=0", ["threads", "0", "at least 1"]),
         ("data.categories=[recolor]", ["categories", "'recolor'", "recolour"]),
         ("data.categories=[]", ["data.categories", "[]", "at least 1"]),
-        ("data.source=photos", ["data.source", "'photos'", "'world'"]),
+        ("data.source=web", ["data.source", "'web'", "'world'", "'photos'"]),
+        ("data.source=photos", ["data.path is missing"]),
+        ("data=[]", ["data", "names with values"]),
+        ("data={}", ["data", "source: world"]),
+        ("data={source: photos, path: x, categories: [add]}", ["data.categories", "another data.source"]),
+        ("judge.bits=3", ["judge.bits", "4 or 8"]),
+        ("ensemble=[{}]", ["ensemble.0.path is missing"]),
+        ("bystander.weight=2", ["bystander.path is missing"]),
         ("base.roles=half", ["base.roles", "'half'", "'full' or 'lora'"]),
         ("seed=-1", ["seed", "-1", "at least 0"]),
     ],

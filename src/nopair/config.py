@@ -13,11 +13,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_origin
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nopair.data.photos import CATEGORIES as PHOTO_CATEGORIES
 from nopair.errors import ConfigError
 from nopair.world.edits import CATEGORIES
 
@@ -29,6 +30,7 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Dtype = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -74,9 +76,14 @@ class BaseConfig(Section):
 
 
 class JudgeConfig(Section):
-    """The vision-language model that judges edits."""
+    """A vision-language model that judges edits."""
 
     path: Words = Field(description="model folder, or tiny:judge for the one shipped with nopair")
+    weight: NotNegative = Field(default=1.0, description="share of the verdict, where there are several judges")
+    dtype: Dtype = Field(default="float32", description="precision of the judge's weights")
+    bits: Literal[4, 8] | None = Field(
+        default=None, description="quantise its language model to so many bits; needs a GPU and the extra `quant`"
+    )
 
 
 class WorldDataConfig(Section):
@@ -91,11 +98,22 @@ class WorldDataConfig(Section):
 
     @model_validator(mode="after")
     def _known_categories(self) -> "WorldDataConfig":
-        _require_categories("categories", self.categories or ())
+        _require_categories("categories", self.categories or (), CATEGORIES)
         return self
 
 
-DataConfig = WorldDataConfig  # other sources join as a union that `source` tells apart
+class PhotoDataConfig(Section):
+    """Photos of one's own, with what to ask of each: see `nopair.data.photos`."""
+
+    source: Literal["photos"] = Field(description="where the photos come from")
+    path: Words = Field(description="JSON Lines file that lists photos, instructions and captions")
+    height: Count = Field(default=512, description="rows of pixels that are trained at")
+    width: Count = Field(default=512, description="columns of pixels that are trained at")
+    seed: Natural = Field(default=0, description="order of the photos")
+    nothing_share: Fraction = Field(default=0.01, description="share of records made to ask for no change, 0 to 1")
+
+
+DataConfig = Annotated[WorldDataConfig | PhotoDataConfig, Field(discriminator="source")]
 
 
 class SamplingConfig(Section):
@@ -205,6 +223,12 @@ class Recipe(Run):
 
     base: BaseConfig = Field(description="the model to start from")
     judge: JudgeConfig = Field(description="the model that judges")
+    ensemble: tuple[JudgeConfig, ...] = Field(
+        default=(), description="further judges; all judge together, by the weighted mean of their log-odds"
+    )
+    bystander: JudgeConfig | None = Field(
+        default=None, description="a judge that only measures: its verdict is recorded and never trained on"
+    )
     data: DataConfig = Field(description="the unlabelled photos")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="the noise schedule")
     warmup: PhaseConfig = Field(description="learning to copy the reference")
@@ -213,14 +237,15 @@ class Recipe(Run):
 
     @model_validator(mode="after")
     def _known_guidance(self) -> "Recipe":
-        _require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"])
+        known = CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
+        _require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"], known)
         return self
 
 
-def _require_categories(key: str, names: Sequence[str]) -> None:
+def _require_categories(key: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
-        if name not in CATEGORIES:
-            raise ValueError(f"{key} names the unknown category {name!r}, expected {', '.join(CATEGORIES)}")
+        if name not in known:
+            raise ValueError(f"{key} names the unknown category {name!r}, expected {', '.join(known)}")
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -354,7 +379,11 @@ def _apply(tree: dict[Any, Any], override: str) -> None:
     if key not in known and get_origin(known.get(".".join(sections))) is not Mapping:
         raise ConfigError(f"override {_brief(override)}: unknown key {key}{_nearest(key)}")
     for section in sections:
+        if tree[section] is None:  # an optional section that the recipe leaves out
+            tree[section] = {}
         tree = tree[section]
+    if key == "data.source" and value != tree[last]:
+        tree.clear()  # another source has other keys
     tree[last] = value
 
 
@@ -362,8 +391,9 @@ def _keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any, 
     """Every dotted key with its type and its description."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}", field.annotation, field.description or ""
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+        for inner in (field.annotation, *get_args(field.annotation)):  # one section, or those of a union
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from _keys(inner, f"{prefix}{name}.")
 
 
 def _nearest(key: str) -> str:
@@ -374,7 +404,8 @@ def _nearest(key: str) -> str:
         last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
         return max(whole, 0.9 * last + 0.1 * whole)
 
-    return f"; did you mean {max((candidate for candidate, _, _ in _keys(Recipe)), key=likeness)}?"
+    known = [candidate for candidate, _, _ in _keys(Recipe)]
+    return "; it belongs to another data.source" if key in known else f"; did you mean {max(known, key=likeness)}?"
 
 
 def _explain(error: ValidationError) -> str:
@@ -382,9 +413,13 @@ def _explain(error: ValidationError) -> str:
     problems: Any = error.errors(include_url=False)
     # An unknown key explains a missing one, so it is told first.
     problem = min(problems, key=lambda one: one["type"] != "extra_forbidden")
-    path, kind = problem["loc"], problem["type"]
+    kind = problem["type"]
+    # Where a union's members are told apart, pydantic puts the member's tag between the key and those in it.
+    path = [part for i, part in enumerate(problem["loc"]) if not (i == 1 and problem["loc"][0] == "data")]
     key = ".".join(str(part) for part in path)
-    if kind == "extra_forbidden":
+    if kind == "union_tag_invalid":
+        line = f"{key}.source is {problem['ctx']['tag']!r}, expected {problem['ctx']['expected_tags']}{_meaning(key)}"
+    elif kind == "extra_forbidden":
         line = f"unknown key {key}{_nearest(key)}"
     elif kind == "value_error":
         line = f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
@@ -415,6 +450,7 @@ def _expected(kind: str, problem: Mapping[str, Any]) -> str:
         "less_than": f"less than {context.get('lt')}",
         "less_than_equal": f"at most {context.get('le')}",
         "literal_error": str(context.get("expected")),
+        "union_tag_not_found": "a section with source: world or source: photos",
     }
     return plain.get(kind, str(problem["msg"]))
 

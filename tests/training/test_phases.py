@@ -39,7 +39,7 @@ def make_parts(recipe: Recipe) -> Parts:
     schedule = levels(recipe.sampling.steps, 1.0)
     judge = ScriptedJudge((1.0, 0.0, 0.0))
     sampler = Sampler(roles.student, source.batch(range(2)), schedule, recipe.seed)
-    return Parts(recipe, roles, judge, source, 3.0, schedule, sampler)
+    return Parts(recipe, roles, judge, None, source, 3.0, schedule, sampler)
 
 
 def weights(phase: EditPhase | WarmupPhase, parts: Parts) -> dict[str, Tensor]:

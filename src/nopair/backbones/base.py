@@ -78,15 +78,6 @@ class Backbone(Protocol):
 class StoredBackbone(Backbone, Protocol):
     """A backbone that was read from a folder and can be written to one: what every family's adapter is."""
 
-    @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "StoredBackbone":
-        """Read a folder of this family. `nopair.backbones.load.load_backbone` picks the family.
-
-        Raises:
-            ModelError: it is missing, incomplete, or of another family.
-        """
-        ...
-
     def save(self, folder: Path) -> None:
         """Write the folder that `nopair.backbones.load.load_backbone` reads, in the modules' own dtypes.
 

@@ -1,5 +1,6 @@
 """Open a base of whatever family a pipeline folder holds."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,31 +20,27 @@ def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> StoredBac
     Raises:
         ModelError: the folder is missing, incomplete, or of a family not in `FAMILIES`.
     """
-    return backbone_class(pipeline_class(folder), folder).load(folder, dtype)
+    return _loader(folder)(folder, dtype)
 
 
-def backbone_class(family: str, folder: Path) -> type[StoredBackbone]:
-    """The adapter of a family in `FAMILIES`; a family's library code is imported only when it is asked for.
-
-    Raises:
-        ModelError: it is another one; `folder` is where it was found.
-    """
-    match family:
+def _loader(folder: Path) -> Callable[[Path, torch.dtype], StoredBackbone]:
+    """What reads the family that `folder` holds; a family's library code is imported only where it is needed."""
+    match family := pipeline_class(folder):
         case "Flux2KleinPipeline":
             from nopair.backbones.flux2 import Flux2KleinBackbone
 
-            return Flux2KleinBackbone
+            return Flux2KleinBackbone.load
         case "QwenImagePipeline":
             from nopair.backbones.qwen_image import QwenImageBackbone
 
-            return QwenImageBackbone
+            return QwenImageBackbone.load
         case "StableDiffusion3Pipeline":
             from nopair.backbones.sd3 import StableDiffusion3Backbone
 
-            return StableDiffusion3Backbone
+            return StableDiffusion3Backbone.load
         case "ZImagePipeline":
             from nopair.backbones.zimage import ZImageBackbone
 
-            return ZImageBackbone
+            return ZImageBackbone.load
         case _:
             raise ModelError(f"{folder}: holds a {family}; nopair knows {', '.join(FAMILIES)}")

@@ -187,6 +187,15 @@ def restore(edited: Float[Tensor, "3 height width"], fitted: Fitted) -> Float[Te
     return _resize(edited[:, top : top + height, left : left + width].clamp(0, 1), *fitted.size)
 
 
+def cover(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 height width"]:
+    """Scale an image to cover height x width without squashing it, and cut that out of its middle."""
+    rows, columns = pixels.shape[1:]
+    scale = max(height / rows, width / columns)
+    tall, wide = max(height, round(rows * scale)), max(width, round(columns * scale))
+    top, left = (tall - height) // 2, (wide - width) // 2
+    return _resize(pixels, tall, wide)[:, top : top + height, left : left + width]
+
+
 def _resize(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 height width"]:
     if pixels.shape[1:] == (height, width):
         return pixels

@@ -22,7 +22,7 @@ from nopair.method.verdict import judge_loss, ramp
 from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate
 from nopair.training.phase import State, generator
 from nopair.training.sampling import Sampler
-from nopair.types import EditBatch, Text
+from nopair.types import EditBatch, Question, Text
 
 NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per_pixel}
 
@@ -38,12 +38,13 @@ OPTIMISERS = {"adamw": _adamw, "muon": MuonAdamW}
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What both phases work with. `levels` is the sampler's schedule, with timestep shift `shift`; `sampler` draws the
-    sample grids."""
+    """What both phases work with. `bystander` only measures, if there is one. `levels` is the sampler's schedule, with
+    timestep shift `shift`; `sampler` draws the sample grids."""
 
     recipe: Recipe
     roles: Roles
     judge: Judge
+    bystander: Judge | None
     source: Source
     shift: float
     levels: Float[Tensor, " step"]
@@ -225,24 +226,19 @@ class EditPhase:
         questions = [
             questions_for(*words) for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
         ]
-        widest = max(map(len, questions))
         pixels = self._parts.roles.student.decode_latents(x0)
         odds = self._parts.judge.yes_minus_no(batch.reference, pixels, questions)
+        widest = max(map(len, questions))
         wants_yes = torch.tensor([[q.wants_yes for q in row] + [True] * (widest - len(row)) for row in questions])
         asked = torch.tensor([[True] * len(row) + [False] * (widest - len(row)) for row in questions])
         temperature = ramp(index, self._config.temperature_ramp, self._config.temperature_start)
         loss = judge_loss(odds, wants_yes.to(odds.device), asked.to(odds.device), temperature)
-        content = ((odds.detach().cpu() > 0) == wants_yes).tolist()
-        verdict = {}
-        for kind in ("edit", "identity"):
-            passed = [
-                content[i][j]
-                for i, row in enumerate(questions)
-                for j, question in enumerate(row)
-                if question.kind == kind
-            ]
-            if passed:
-                verdict[f"judge_{kind}"] = sum(passed) / len(passed)
+        verdict = _verdict("judge", odds, questions)
+        recorded = (index + 1) % self._parts.recipe.logging.every == 0 or index + 1 == self.steps
+        if self._parts.bystander is not None and recorded:
+            with torch.no_grad():
+                odds = self._parts.bystander.yes_minus_no(batch.reference, pixels, questions)
+            verdict |= _verdict("bystander", odds, questions)
         return loss, verdict
 
     def _fake_step(self, made: Sequence[tuple["_Piece", Float[Tensor, "b c h w"]]], index: int) -> float:
@@ -280,6 +276,21 @@ class EditPhase:
     def weights(self) -> dict[str, Tensor]:
         """The averaged student: what is shipped."""
         return self._ema.weights()
+
+
+def _verdict(name: str, odds: Float[Tensor, "b q"], questions: Sequence[Sequence[Question]]) -> dict[str, float]:
+    """How often a judge is content with the edits, by kind of question."""
+    verdict = {}
+    for kind in ("edit", "identity"):
+        content = [
+            (odds[i, j].item() > 0) == question.wants_yes
+            for i, row in enumerate(questions)
+            for j, question in enumerate(row)
+            if question.kind == kind
+        ]
+        if content:
+            verdict[f"{name}_{kind}"] = sum(content) / len(content)
+    return verdict
 
 
 class Draws:

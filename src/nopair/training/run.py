@@ -1,6 +1,6 @@
 """The composition root: a recipe in, a trained editor out. The only place that knows all the parts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,10 +15,13 @@ from nopair.backbones.base import Backbone, StoredBackbone
 from nopair.backbones.folder import load_model
 from nopair.backbones.load import load_backbone
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
-from nopair.config import Recipe
+from nopair.config import JudgeConfig, PhotoDataConfig, Recipe
+from nopair.data.loader import Source
+from nopair.data.photos import PhotoSource
 from nopair.editor import Editor, Settings
 from nopair.errors import ModelError
 from nopair.judges.base import Judge
+from nopair.judges.ensemble import JudgeEnsemble
 from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
@@ -35,10 +38,11 @@ EDITOR: Final = "editor"
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Everything a run is made of."""
+    """Everything a run is made of. `size` is (height, width) in pixels."""
 
     recipe: Recipe
     backbone: StoredBackbone
+    size: tuple[int, int]
     judge: Judge
     roles: Roles
     warmup: WarmupPhase
@@ -54,46 +58,69 @@ class Training:
 
     def _editor(self, weights: Mapping[str, Tensor]) -> Editor:
         transformer = self.roles.export("student", weights)
+        height, width = self.size
         settings = Settings(
             steps=self.recipe.sampling.steps,
-            shift=_shift(self.recipe, self.backbone),
-            height=SIZE,
-            width=SIZE,
+            shift=_shift(self.recipe, self.backbone, self.size),
+            height=height,
+            width=width,
             questions=VERSION,
         )
         return Editor(self.backbone.with_transformer(transformer), settings)
 
 
 def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
-    """Load the base and the judge a recipe names and put the phases together.
+    """Load the base and the judges a recipe names and put the phases together.
 
     Raises:
         ModelError, JudgeError: a model cannot be used.
+        DataError: the photos cannot.
+        ConfigError: the base cannot be trained as the recipe says.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
+    source, shown, size = _sources(recipe)
     backbone = load_backbone(resolve(recipe.base.path)).to(device)
-    judge = load_judge(resolve(recipe.judge.path))
-    judge.to(device)
+    backbone.latent_shape(*size)  # a size that the base cannot take is told before anything else is loaded
+    judge = _judges((recipe.judge, *recipe.ensemble), device)
+    bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
     roles = _roles(recipe, backbone)
     if recipe.base.student is not None:
         _start_from(roles.student.transformer, resolve(recipe.base.student) / "transformer")
     if recipe.base.compile:
         _compile(roles)
-    shift = _shift(recipe, backbone)
+    shift = _shift(recipe, backbone, size)
     schedule = levels(recipe.sampling.steps, shift)
-    data = recipe.data
-    chosen = {} if data.categories is None else {"categories": data.categories}
-    source = WorldSource(data.seed, held_out=False, nothing_share=data.nothing_share, **chosen)
-    shown = WorldSource(data.seed, held_out=True, nothing_share=data.nothing_share, **chosen)
     sampler = Sampler(roles.student, shown.batch(range(recipe.logging.sample_scenes)), schedule, recipe.seed)
-    parts = Parts(recipe, roles, judge, source, shift, schedule, sampler)
-    return Training(recipe, backbone, judge, roles, WarmupPhase(parts), EditPhase(parts))
+    parts = Parts(recipe, roles, judge, bystander, source, shift, schedule, sampler)
+    return Training(recipe, backbone, size, judge, roles, WarmupPhase(parts), EditPhase(parts))
 
 
-def _shift(recipe: Recipe, backbone: Backbone) -> float:
+def _sources(recipe: Recipe) -> tuple[Source, Source, tuple[int, int]]:
+    """Records to train on, records to show in sample grids, and the (height, width) of both."""
+    data = recipe.data
+    if isinstance(data, PhotoDataConfig):
+        photos = PhotoSource.read(Path(data.path), data.height, data.width, data.seed, data.nothing_share)
+        return photos, photos, (data.height, data.width)
+    chosen = {} if data.categories is None else {"categories": data.categories}
+    worlds = [
+        WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen)
+        for held_out in (False, True)
+    ]
+    return worlds[0], worlds[1], (SIZE, SIZE)
+
+
+def _judges(configs: Sequence[JudgeConfig], device: torch.device | str) -> Judge:
+    """One judge, or several as one."""
+    judges = [load_judge(resolve(one.path), getattr(torch, one.dtype), one.bits) for one in configs]
+    for judge in judges:
+        judge.to(device)
+    return judges[0] if len(judges) == 1 else JudgeEnsemble(judges, [one.weight for one in configs])
+
+
+def _shift(recipe: Recipe, backbone: Backbone, size: tuple[int, int]) -> float:
     """The recipe's, or the base's own."""
-    return recipe.sampling.shift or backbone.shift_for(SIZE, SIZE, recipe.sampling.steps)
+    return recipe.sampling.shift or backbone.shift_for(*size, recipe.sampling.steps)
 
 
 def _roles(recipe: Recipe, backbone: StoredBackbone) -> Roles:

@@ -1,0 +1,118 @@
+"""Photos of one's own: a stream that is shuffled, endless and says what is wrong with a line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nopair.config import PHOTO_CATEGORIES as CONFIG_CATEGORIES
+from nopair.data.images import cover
+from nopair.data.loader import Source
+from nopair.data.photos import CATEGORIES, NOTHING, PhotoLine, PhotoSource
+from nopair.errors import DataError
+
+LINE = {"image": "ä 0.png", "instruction": "add a hat", "caption": "a cat", "edited_caption": "a cat with a hat"}
+
+
+def write(folder: Path, *lines: object, count: int = 3) -> Path:
+    for number in range(count):
+        Image.new("RGB", (20 + number, 30), (80 * number, 0, 200)).save(folder / f"ä {number}.png")
+    file = folder / "photos.jsonl"
+    file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), "utf-8")
+    return file
+
+
+def lines(count: int) -> list[dict[str, str]]:
+    return [LINE | {"image": f"ä {n}.png", "category": "add", "caption": f"cat {n}"} for n in range(count)]
+
+
+def read(file: Path, **changes: object) -> PhotoSource:
+    settings = {"height": 16, "width": 24, "seed": 0, "nothing_share": 0.0} | changes
+    return PhotoSource.read(file, **settings)  # pyright: ignore
+
+
+def test_every_pass_shows_every_photo_once_in_another_order(tmp_path: Path) -> None:
+    source = read(write(tmp_path, *lines(3), "", *lines(3)))
+    assert isinstance(source, Source)
+    passes = [[source.line(index).caption for index in range(start, start + 6)] for start in (0, 6, 12)]
+    assert [sorted(one) for one in passes] == [sorted(2 * ["cat 0", "cat 1", "cat 2"])] * 3
+    assert len({tuple(one) for one in passes}) > 1
+    assert read(source.file, seed=1).line(0) == read(source.file, seed=1).line(0)
+
+
+def test_a_record_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    source = read(write(tmp_path, *lines(3)), nothing_share=0.5)
+    together = source.batch([4, 0, 4])
+    alone = source.batch([4])
+    assert together.reference.shape == (3, 3, 16, 24)
+    assert torch.equal(together.reference[2], alone.reference[0])
+    assert together.instructions[0] == together.instructions[2] == alone.instructions[0]
+
+
+def test_nothing_agrees_in_all_words(tmp_path: Path) -> None:
+    source = read(write(tmp_path, *lines(3)), nothing_share=0.3)
+    batch = source.batch(range(200))
+    asked = [index for index in range(200) if batch.categories[index] == "nothing"]
+    assert 30 < len(asked) < 90
+    for index in asked:
+        assert batch.instructions[index] == NOTHING
+        assert batch.edited_captions[index] == batch.captions[index]
+
+
+def test_the_categories_are_said_once() -> None:
+    assert set(PhotoLine.model_fields["category"].annotation.__args__) == set(CATEGORIES)  # pyright: ignore
+    assert CONFIG_CATEGORIES is CATEGORIES
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: Invalid JSON"),
+        ("[]", "line 2: Input should be an object"),
+        (LINE, "line 2: category: Field required"),
+        (LINE | {"category": "hat"}, "line 2: category"),
+        (LINE | {"category": "add", "edited": "b.png"}, "line 2: edited: Extra inputs"),
+        (LINE | {"category": "add", "instruction": ""}, "line 2: instruction"),
+        (LINE | {"category": "remove"}, "line 2: a removal needs a subject"),
+        (LINE | {"category": "add", "image": "9.png"}, "line 2: there is no image 9.png"),
+        (LINE | {"category": "add", "image": 9}, "line 2: image"),
+    ],
+)
+def test_a_bad_line_is_named(line: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path, lines(1)[0], line))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="is empty"):
+        read(write(tmp_path, "", " "))
+    file = write(tmp_path, *lines(1))
+    (tmp_path / "ä 0.png").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"ä 0.png.*take its line out"):
+        read(file).batch([0])
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), height=st.integers(1, 20), width=st.integers(1, 20))
+def test_cover_fills_the_size_and_leaves_one_that_fits(rows: int, columns: int, height: int, width: int) -> None:
+    noise = torch.rand(3, rows, columns)
+    covered = cover(noise, height, width)
+    assert covered.shape == (3, height, width)
+    assert 0 <= covered.min() <= covered.max() <= 1
+    if (rows, columns) == (height, width):
+        assert torch.equal(covered, noise)
+
+
+def test_cover_cuts_the_middle_and_does_not_squash() -> None:
+    wide = torch.zeros(3, 8, 24)
+    wide[:, :, 8:16] = 1.0
+    assert torch.equal(cover(wide, 8, 8), torch.ones(3, 8, 8))
+    assert cover(wide, 4, 4).min() > 0.9
+    assert torch.equal(cover(wide.mT, 8, 8), torch.ones(3, 8, 8))

@@ -1,0 +1,138 @@
+"""Any base under any judge: tiny random models of every family train, save, resume, export and edit."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+from nopair.config import Recipe, load_recipe, path_override
+from nopair.editor import Editor
+from nopair.errors import ConfigError, ModelError
+from nopair.training.run import EDITOR, compose, train
+
+TESTS = Path(__file__).parent.parent
+BASES = ("zimage", "flux2", "sd3", "qwen_image")
+JUDGES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+SHORT = [
+    "threads=1",
+    "warmup.steps=1",
+    "warmup.batch=2",
+    "npedit.steps=2",
+    "npedit.batch=2",
+    "logging.samples_every=0",
+    "logging.sample_scenes=1",
+    "logging.every=1",
+    "checkpoint.every=1",
+    "checkpoint.keep=9",
+]
+TARGETS = {"sd3": "[to_q, to_v, pos_embed.proj]"}
+
+
+def module(path: str) -> ModuleType:
+    """Another test folder's builders: `--import-mode=importlib` knows no sibling modules."""
+    name = "nopair_matrix_" + path.replace("/", "_").removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, TESTS / path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one of each family: `bases/NAME` and `judges/NAME`."""
+    folder = tmp_path_factory.mktemp("models")
+    zimage = module("backbones/conftest.py").tiny_backbone(seed=0)
+    zimage.save(folder / "bases" / "zimage")
+    for name in ("flux2", "qwen_image"):
+        builder = module(f"backbones/{name}/conftest.py")
+        builder._tiny(zimage.tokenizer).save(folder / "bases" / name)
+    sd3 = module("backbones/sd3/conftest.py")
+    sd3._publish(sd3._pipeline(t5=True), folder / "bases" / "sd3")
+    families = module("judges/families.py")
+    for name in JUDGES:
+        families.CASES[name].save(folder / "judges" / name)
+    return folder
+
+
+def recipe(models: Path, base: str, judge: str, output: Path, *overrides: str) -> Recipe:
+    paths = [
+        path_override("base.path", models / "bases" / base),
+        path_override("judge.path", models / "judges" / judge),
+        path_override("output", output),
+    ]
+    return load_recipe("demo", [*SHORT, *paths, *overrides])
+
+
+def weights(editor: Editor) -> dict[str, torch.Tensor]:
+    return dict(editor.backbone.transformer.state_dict())
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("base", BASES)
+def test_trains_saves_resumes_exports_and_edits(base: str, judge: str, models: Path, tmp_path: Path) -> None:
+    # Both ways of playing the three roles, each with every base and every judge.
+    adapters = (BASES.index(base) + JUDGES.index(judge)) % 2
+    roles = ["base.roles=lora", "base.lora.rank=8", f"base.lora.targets={TARGETS.get(base, '[to_q, to_v]')}"]
+    run = recipe(models, base, judge, tmp_path / "run", *(roles if adapters else []))
+    train(run, resume=False)
+    whole = Editor.load(tmp_path / "run" / EDITOR)
+    start = compose(run).editor()
+    moved = [name for name, value in weights(whole).items() if not torch.equal(value, weights(start)[name])]
+    assert moved
+    assert all(value.isfinite().all() for value in weights(whole).values())
+
+    (tmp_path / "run" / "checkpoints" / "checkpoint-3").rename(tmp_path / "lost")
+    train(run, resume=True)
+    resumed = Editor.load(tmp_path / "run" / EDITOR)
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+    photos = torch.rand(2, 3, 64, 64)
+    edited = resumed.edit(photos, ["make it blue", "remove the red circle"], [1, 2])
+    assert edited.shape == photos.shape
+    assert edited.isfinite().all()
+    assert edited.std() > 0
+
+
+def test_judges_together_and_one_that_only_watches(models: Path, tmp_path: Path) -> None:
+    two = ["internvl", "smolvlm"]
+    ensemble = [f"ensemble=[{{path: '{models / 'judges' / name}', weight: 2.0}}]" for name in two[1:]]
+    watched = recipe(
+        models, "zimage", two[0], tmp_path / "run", *ensemble, f"bystander.path='{models / 'judges' / 'qwen3_vl'}'"
+    )
+    first = compose(watched).npedit.step(0)
+    assert {"judge_edit", "bystander_edit"} <= first.keys()
+    alone = compose(watched.model_copy(update={"bystander": None})).npedit.step(0)
+    assert alone == {name: value for name, value in first.items() if not name.startswith("bystander")}
+    single = compose(watched.model_copy(update={"bystander": None, "ensemble": ()})).npedit.step(0)
+    assert single["judge"] != alone["judge"]
+
+
+def test_models_in_each_others_place_are_told_apart(models: Path, tmp_path: Path) -> None:
+    judge, base = models / "judges" / "internvl", models / "bases" / "flux2"
+    with pytest.raises(ModelError, match=r"model_index\.json"):
+        compose(recipe(models, str(judge), "internvl", tmp_path))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        compose(recipe(models, "zimage", str(base), tmp_path))
+
+
+def test_photos_of_ones_own_at_another_size(models: Path, tmp_path: Path) -> None:
+    lines = []
+    for number in range(2):
+        Image.new("RGB", (70, 50 + number), (90 * number, 30, 60)).save(tmp_path / f"{number}.png")
+        line = {"image": f"{number}.png", "instruction": "add a hat", "caption": "a cat", "category": "add"}
+        lines.append(json.dumps(line | {"edited_caption": "a cat with a hat"}))
+    (tmp_path / "photos.jsonl").write_text("\n".join(lines))
+    data = f"data={{source: photos, path: '{tmp_path / 'photos.jsonl'}', height: 64, width: 96}}"
+    train(recipe(models, "flux2", "smolvlm", tmp_path / "run", data), resume=False)
+    settings = Editor.load(tmp_path / "run" / EDITOR).settings
+    assert (settings.height, settings.width) == (64, 96)
+    with pytest.raises(ConfigError, match="65x96"):
+        compose(recipe(models, "flux2", "smolvlm", tmp_path / "run", data, "data.height=65"))
