@@ -22,7 +22,7 @@ from nopair.errors import ModelError
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
 from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
 from nopair.tiny.judge import JudgePhase, JudgeSettings, new_processor
-from nopair.tiny.vae import VaePhase, VaeSettings
+from nopair.tiny.vae import DecoderPhase, VaePhase, VaeSettings
 from nopair.tiny.words import IMAGE, VIDEO, train_tokenizer
 from nopair.training import checkpoint
 from nopair.training.loop import run_phases
@@ -58,9 +58,9 @@ def build(part: str, output: Path, steps: int | None = None) -> None:
 
 
 def _build_vae(output: Path, steps: int | None, console: Console) -> None:
-    settings = VaeSettings() if steps is None else VaeSettings(steps=steps)
+    settings = VaeSettings() if steps is None else VaeSettings(steps=steps, decoder_steps=steps)
     phase = VaePhase(settings)
-    _run(phase, settings, console)
+    _run((phase, DecoderPhase(phase.vae, settings)), settings, console)
     with folder_atomic(_VAE, marker="config.json") as part:
         phase.vae.eval().half().save_pretrained(part)
 
@@ -70,7 +70,7 @@ def _build_base(output: Path, steps: int | None, console: Console) -> None:
     vae = _vae(output)
     tokenizer = train_tokenizer(0)
     phase = BasePhase(vae, tokenizer, settings)
-    _run(phase, settings, console)
+    _run((phase,), settings, console)
     transformer, text_encoder = phase.finish()
     backbone = ZImageBackbone(vae.half(), text_encoder.model.half(), tokenizer, transformer.half(), SHIFT)
     with folder_atomic(output / "base", marker="model_index.json") as part:
@@ -82,7 +82,7 @@ def _build_judge(output: Path, steps: int | None, console: Console) -> None:
     settings = JudgeSettings() if steps is None else JudgeSettings(steps=steps)
     tokenizer = train_tokenizer(0, (IMAGE, VIDEO))
     phase = JudgePhase(_vae(output), tokenizer, settings)
-    _run(phase, settings, console)
+    _run((phase,), settings, console)
     with folder_atomic(output / "judge", marker="config.json") as part:
         phase.finish().half().save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -108,17 +108,17 @@ _BUILDERS: Final[dict[str, Callable[[Path, int | None, Console], None]]] = {
 }
 
 
-def _run(phase: Phase, settings: VaeSettings | BaseSettings | JudgeSettings, console: Console) -> None:
+def _run(phases: Sequence[Phase], settings: VaeSettings | BaseSettings | JudgeSettings, console: Console) -> None:
+    name = phases[0].name
     run = PartRun(
-        name=f"tiny-{phase.name}",
+        name=f"tiny-{name}",
         seed=settings.seed,
         settings=asdict(settings),
-        output=str(RUNS / phase.name),
+        output=str(RUNS / name),
         logging=LoggingConfig(every=50, samples_every=0),
         checkpoint=CheckpointConfig(every=200, keep=2),
     )
     directory = Path(run.output)
-    phases: Sequence[Phase] = (phase,)
     resume = "latest" if _started(directory) else None
     run_phases(phases, recipe=run, directory=directory, resume=resume, console=console)
 

@@ -8,9 +8,12 @@ from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL
+from jaxtyping import Float
 from PIL.Image import Image
+from torch import Tensor
 
 from nopair.tiny.optim import best_device, cosine
+from nopair.training.optim import Ema
 from nopair.world.edits import random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
@@ -43,12 +46,20 @@ def new_vae() -> AutoencoderKL:
 
 @dataclass(frozen=True, slots=True)
 class VaeSettings:
-    """`batch` scenes a step; peak learning rate; weight of the KL term (per latent value)."""
+    """`batch` scenes a step; peak learning rate; weight of the KL term (per latent value).
+
+    After `steps` steps of the whole, `decoder_steps` of the decoder alone at `decoder_lr`, on latents with noise of
+    deviation `decoder_noise` (1 is the spread of latents), averaged with `decoder_ema`.
+    """
 
     steps: int = 1300
     batch: int = 32
     lr: float = 2e-3
     kl: float = 1e-4
+    decoder_steps: int = 1400
+    decoder_lr: float = 1e-3
+    decoder_noise: float = 0.05
+    decoder_ema: float = 0.995
     seed: int = 0
 
 
@@ -71,11 +82,8 @@ class VaePhase:
 
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh scenes; all randomness comes from (seed, index)."""
-        rng = random.Random(f"{self.settings.seed}/vae/{index}")
-        scenes = [random_scene(rng, least=0, most=4) for _ in range(self.settings.batch)]
-        pixels = render_batch(scenes).to(self.device) * 2 - 1
+        pixels, source = _scenes(self.settings, self.name, index, self.device)
         posterior = self.vae.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-        source = torch.Generator(self.device).manual_seed(rng.getrandbits(60))
         error = self.vae.decode(posterior.sample(source)).sample - pixels  # pyright: ignore[reportAttributeAccessIssue]
         squared = error.square().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -101,3 +109,66 @@ class VaePhase:
     def samples(self, index: int) -> Image | None:
         """None: the model card has the figures."""
         return None
+
+
+class DecoderPhase:
+    """Reconstruction by the decoder alone, from fixed latents: what is drawn gets better, what latents mean stays."""
+
+    name = "decoder"
+
+    def __init__(self, vae: AutoencoderKL, settings: VaeSettings) -> None:
+        self.vae, self.settings = vae, settings
+        self.steps = settings.decoder_steps
+        self.device = vae.device
+        self.begin()
+
+    def begin(self) -> None:
+        """A fresh optimiser, and an average that starts from what the phase before left."""
+        self.decoder = dict(self.vae.decoder.named_parameters())
+        self.optimizer = torch.optim.AdamW(self.decoder.values(), lr=self.settings.decoder_lr, betas=(0.9, 0.99))
+        self.average = Ema(self.decoder, self.settings.decoder_ema)
+
+    def step(self, index: int) -> dict[str, float]:
+        """One optimizer step on fresh scenes; all randomness comes from (seed, index)."""
+        pixels, source = _scenes(self.settings, self.name, index, self.device)
+        with torch.no_grad():
+            latents = self.vae.encode(pixels).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
+        noise = torch.randn(latents.shape, generator=source, device=self.device)
+        error = self.vae.decode(latents + self.settings.decoder_noise / SCALING * noise).sample - pixels  # pyright: ignore
+        squared = error.square().mean()
+        loss = error.abs().mean() + squared
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.decoder.values(), 1.0, error_if_nonfinite=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.decoder_lr * cosine(index, self.steps, 20)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update()
+        if index + 1 == self.steps:
+            self.vae.decoder.load_state_dict(self.average.weights())
+        return {"loss": loss.item(), "psnr": -10 * math.log10(squared.item() / 4), "grad_norm": norm.item()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        states = {"optimizer": self.optimizer.state_dict(), "average": self.average.state()}
+        return states | {"vae": self.vae.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.vae.load_state_dict(state["vae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state(state["average"])
+
+    def samples(self, index: int) -> Image | None:
+        """None: the model card has the figures."""
+        return None
+
+
+def _scenes(
+    settings: VaeSettings, phase: str, index: int, device: torch.device
+) -> tuple[Float[Tensor, "b 3 height width"], torch.Generator]:
+    """Fresh scenes in [-1, 1], and a source of noise; both depend on (seed, phase, index) only."""
+    rng = random.Random(f"{settings.seed}/{phase}/{index}")
+    scenes = [random_scene(rng, least=0, most=4) for _ in range(settings.batch)]
+    pixels = render_batch(scenes).to(device) * 2 - 1
+    return pixels, torch.Generator(device).manual_seed(rng.getrandbits(60))
