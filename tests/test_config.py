@@ -47,12 +47,17 @@ base:
     - to_k
     - to_v
     - to_out.0
+    ranks: {}
+  dtype: float32
+  bits: null
+  checkpointing: false
   compile: false
 judge:
   path: tiny:judge
   weight: 1.0
   dtype: float32
   bits: null
+  checkpointing: false
 ensemble: []
 bystander: null
 data:

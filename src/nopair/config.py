@@ -49,6 +49,14 @@ class LoraConfig(Section):
         min_length=1,
         description="name endings of the layers that get an adapter",
     )
+    ranks: Mapping[str, Count] = Field(default={}, description="other ranks for some of the targets, by name ending")
+
+    @model_validator(mode="after")
+    def _ranks_of_targets(self) -> "LoraConfig":
+        for name in self.ranks:
+            if name not in self.targets:
+                raise ValueError(f"ranks names {name!r}, which is not among the targets {', '.join(self.targets)}")
+        return self
 
 
 class BaseConfig(Section):
@@ -62,6 +70,14 @@ class BaseConfig(Section):
         default="full", description="student, teacher and fake score as full copies, or as adapters on one shared base"
     )
     lora: LoraConfig = Field(default=LoraConfig(), description="the adapters, where roles is lora")
+    dtype: Dtype = Field(default="float32", description="precision of frozen weights; adapters are float32 always")
+    bits: Literal[4, 8] | None = Field(
+        default=None,
+        description="quantise transformer and text encoder to so many bits; needs a GPU and the extra `quant`",
+    )
+    checkpointing: bool = Field(
+        default=False, description="recompute activations of transformer and decoder: less memory, more time"
+    )
     compile: bool = Field(
         default=False, description="compile the transformers' blocks: minutes at the start, needs a C++ compiler"
     )
@@ -70,6 +86,8 @@ class BaseConfig(Section):
     def _compatible(self) -> "BaseConfig":
         if self.student is not None and self.roles == "lora":
             raise ValueError("student needs roles: full; adapters start from the base that they share")
+        if self.roles == "full" and (self.dtype != "float32" or self.bits is not None):
+            raise ValueError("dtype and bits need roles: lora; weights that are trained are kept in float32")
         if self.compile and self.roles == "lora":
             raise ValueError("compile needs roles: full; adapters that are switched all the time cannot be compiled")
         return self
@@ -84,6 +102,7 @@ class JudgeConfig(Section):
     bits: Literal[4, 8] | None = Field(
         default=None, description="quantise its language model to so many bits; needs a GPU and the extra `quant`"
     )
+    checkpointing: bool = Field(default=False, description="recompute its activations: less memory, more time")
 
 
 class WorldDataConfig(Section):
@@ -129,8 +148,9 @@ class PhaseConfig(Section):
     steps: Natural = Field(description="optimiser steps; 0 leaves the phase out")
     batch: Count = Field(description="samples per optimiser step")
     accumulate: Count = Field(default=1, description="equal pieces a batch is cut into to save memory")
-    optimiser: Literal["adamw", "muon"] = Field(
-        default="adamw", description="adamw, or muon for hidden matrices with adamw for the rest"
+    optimiser: Literal["adamw", "adamw8bit", "muon"] = Field(
+        default="adamw",
+        description="adamw; adamw8bit, with moments of 8 bits (needs a GPU); muon for hidden matrices, adamw for the rest",
     )
     lr: Positive = Field(description="highest step size")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="AdamW decay rates of the two moments, 0 to 1")

@@ -275,3 +275,12 @@ def test_a_view_has_the_codecs_of_the_base() -> None:
     assert torch.equal(student.encode_image(pixels), backbone.encode_image(pixels))
     assert torch.equal(student.decode_latents(pixels), backbone.decode_latents(pixels))
     assert torch.equal(student.encode_text(["a b"]).features, backbone.encode_text(["a b"]).features)
+
+
+def test_ranks_of_single_targets_keep_the_scale(backbone: ZImageBackbone) -> None:
+    roles = LoraRoles.of(backbone, 4, 8.0, ("to_q", "to_v"), seed=0, ranks={"to_v": 2})
+    shapes = {name: tuple(value.shape) for name, value in roles.trainable("student").items()}
+    assert {shape[0] for name, shape in shapes.items() if "to_q.lora_A" in name} == {4}
+    assert {shape[0] for name, shape in shapes.items() if "to_v.lora_A" in name} == {2}
+    scales = {layer.scaling[role] for layer in roles.layers for role in ("student", "fake")}
+    assert scales == {2.0}

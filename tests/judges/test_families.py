@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from nopair.errors import JudgeError, MissingExtraError, ModelError
-from nopair.judges import folder as folder_module
 from nopair.judges.base import Judge
 from nopair.judges.load import FAMILIES, load_judge
 from nopair.judges.normalise import Normalisation
@@ -323,10 +322,10 @@ def test_positions_have_three_axes(judges: dict[str, VisionLanguageJudge], famil
 def test_quantised_weights_need_bitsandbytes_and_a_gpu(
     folders: dict[str, Path], family: str, bits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nopair\[quant\]'"):
         load_judge(folders[family], bits=bits)
-    monkeypatch.setattr(folder_module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelError, match=f"in {bits} bits needs a CUDA GPU"):
         load_judge(folders[family], bits=bits)
@@ -348,7 +347,7 @@ def test_only_the_language_model_is_quantised(
         wanted.update(options)
         raise OSError("far enough")
 
-    monkeypatch.setattr(folder_module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", capture)

@@ -5,14 +5,17 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+import nopair.training.run as run_module
+from nopair.backbones.load import load_backbone
 from nopair.config import Recipe, load_recipe, path_override
 from nopair.editor import Editor
-from nopair.errors import ConfigError, ModelError
+from nopair.errors import ConfigError, MissingExtraError, ModelError
 from nopair.training.run import EDITOR, compose, train
 
 TESTS = Path(__file__).parent.parent
@@ -30,7 +33,10 @@ SHORT = [
     "checkpoint.every=1",
     "checkpoint.keep=9",
 ]
-TARGETS = {"sd3": "[to_q, to_v, pos_embed.proj]"}
+ADAPTERS = {
+    "sd3": ["base.lora.targets=[to_q, to_v, pos_embed.proj]", "base.lora.ranks={pos_embed.proj: 64}"],
+}
+LORA = ["base.roles=lora", "base.lora.rank=8"]
 
 
 def module(path: str) -> ModuleType:
@@ -71,6 +77,10 @@ def recipe(models: Path, base: str, judge: str, output: Path, *overrides: str) -
     return load_recipe("demo", [*SHORT, *paths, *overrides])
 
 
+def adapters_of(base: str) -> list[str]:
+    return [*LORA, *ADAPTERS.get(base, ["base.lora.targets=[to_q, to_v]"])]
+
+
 def weights(editor: Editor) -> dict[str, torch.Tensor]:
     return dict(editor.backbone.transformer.state_dict())
 
@@ -80,8 +90,8 @@ def weights(editor: Editor) -> dict[str, torch.Tensor]:
 def test_trains_saves_resumes_exports_and_edits(base: str, judge: str, models: Path, tmp_path: Path) -> None:
     # Both ways of playing the three roles, each with every base and every judge.
     adapters = (BASES.index(base) + JUDGES.index(judge)) % 2
-    roles = ["base.roles=lora", "base.lora.rank=8", f"base.lora.targets={TARGETS.get(base, '[to_q, to_v]')}"]
-    run = recipe(models, base, judge, tmp_path / "run", *(roles if adapters else []))
+    roles = adapters_of(base) if adapters else []
+    run = recipe(models, base, judge, tmp_path / "run", *roles)
     train(run, resume=False)
     whole = Editor.load(tmp_path / "run" / EDITOR)
     start = compose(run).editor()
@@ -136,3 +146,85 @@ def test_photos_of_ones_own_at_another_size(models: Path, tmp_path: Path) -> Non
     assert (settings.height, settings.width) == (64, 96)
     with pytest.raises(ConfigError, match="65x96"):
         compose(recipe(models, "flux2", "smolvlm", tmp_path / "run", data, "data.height=65"))
+
+
+def after_a_step(run: Recipe) -> tuple[dict[str, float], dict[str, torch.Tensor], int]:
+    """Metrics, the student's weights after its first step, and the bytes that were kept for backward passes."""
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    training = compose(run)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        metrics = training.npedit.step(0)
+    return metrics, {name: value.detach() for name, value in training.roles.trainable("student").items()}, kept
+
+
+@pytest.mark.parametrize(("base", "judge"), [*zip(BASES, JUDGES, strict=False), ("zimage", "smolvlm")])
+def test_recomputing_activations_keeps_less_and_changes_nothing(
+    base: str, judge: str, models: Path, tmp_path: Path
+) -> None:
+    run = recipe(models, base, judge, tmp_path, *adapters_of(base), "npedit.fake_steps=1")
+    metrics, trained, kept = after_a_step(run)
+    for part in ("base", "judge"):
+        small = run.model_copy(update={part: getattr(run, part).model_copy(update={"checkpointing": True})})
+        same_metrics, same, less = after_a_step(small)
+        assert less < 0.95 * kept, part
+        assert same_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+        for name, value in trained.items():
+            torch.testing.assert_close(same[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_frozen_base_in_half_precision_trains_adapters_in_full(base: str, models: Path, tmp_path: Path) -> None:
+    half = ["base.dtype=bfloat16", "judge.dtype=bfloat16"]
+    run = recipe(models, base, "smolvlm", tmp_path / "run", *adapters_of(base), *half)
+    train(run, resume=False)
+    training = compose(run)
+    assert {value.dtype for value in training.roles.trainable("student").values()} == {torch.float32}
+    assert training.backbone.transformer.dtype == torch.bfloat16  # pyright: ignore
+    before, after = weights(training.editor()), weights(Editor.load(tmp_path / "run" / EDITOR, dtype=torch.bfloat16))
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    assert all(value.isfinite().all() for value in after.values())
+
+
+def test_an_adapter_that_cannot_see_the_reference_is_refused(models: Path, tmp_path: Path) -> None:
+    for adapters in (["base.lora.targets=[to_q]"], ["base.lora.targets=[to_q, pos_embed.proj]"]):
+        with pytest.raises(ConfigError, match=r"set base\.lora\.ranks=\{pos_embed\.proj: \d+\}"):
+            compose(recipe(models, "sd3", "smolvlm", tmp_path, *LORA, *adapters))
+    with pytest.raises(ConfigError, match="not among the targets"):
+        recipe(models, "sd3", "smolvlm", tmp_path, "base.lora.ranks={proj: 4}")
+
+
+def test_what_does_not_go_together_is_told(models: Path, tmp_path: Path) -> None:
+    for one in ("base.dtype=bfloat16", "base.bits=4"):
+        with pytest.raises(ConfigError, match="need roles: lora"):
+            recipe(models, "zimage", "smolvlm", tmp_path, one)
+    quantised = recipe(models, "zimage", "smolvlm", tmp_path, *LORA, "base.bits=4")
+    small = recipe(models, "zimage", "smolvlm", tmp_path, "npedit.optimiser=adamw8bit")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        for wanting in (quantised, small):
+            with pytest.raises(MissingExtraError, match=r"nopair\[quant\]"):
+                compose(wanting)
+
+
+def test_a_quantised_base_exports_onto_the_base_as_it_is(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in for a quantised base is one whose weights are rounded to few bits."""
+    plain = recipe(models, "zimage", "smolvlm", tmp_path, *adapters_of("zimage"))
+    quantised = plain.model_copy(update={"base": plain.base.model_copy(update={"bits": 4})})
+
+    def load(folder: Path, dtype: torch.dtype, bits: int | None = None) -> Any:
+        backbone = load_backbone(folder, dtype)
+        if bits is not None:
+            for parameter in backbone.transformer.parameters():
+                parameter.data = (parameter.data * 8).round() / 8
+        return backbone
+
+    monkeypatch.setattr(run_module, "load_backbone", load)
+    exported, original = weights(compose(quantised).editor()), weights(compose(plain).editor())
+    assert all(torch.equal(value, original[name]) for name, value in exported.items())  # adapters start at nothing

@@ -4,7 +4,7 @@ A backbone is a text encoder and an image autoencoder, both frozen, around ONE t
 owns how a reference image is attached to the generation; nobody else splits, joins or pads a token sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +27,13 @@ class Backbone(Protocol):
     @property
     def transformer(self) -> nn.Module:
         """The one module that is trained, copied, given adapters and exported."""
+        ...
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        """Modules that see the reference and nothing else does, by name, with the least rank an adapter of them may
+        have: where the base learns to take a reference through new weights, an editor cannot do without. Else empty.
+        """
         ...
 
     def shift_for(self, height: int, width: int, steps: int) -> float:
@@ -88,6 +95,12 @@ class StoredBackbone(Backbone, Protocol):
 
     def to(self, device: torch.device | str) -> "StoredBackbone":
         """Move all modules to `device`, in place, and return self."""
+        ...
+
+    def checkpoint(self) -> None:
+        """From now on, recompute activations of the transformer (in train mode) and of the decoder in the backward
+        pass, instead of keeping them. Changes no result.
+        """
         ...
 
     def with_transformer(self, transformer: nn.Module) -> "StoredBackbone":

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,11 @@ class ToyBackbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(ToyTransformer(width))
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        """None."""
+        return {}
 
     def shift_for(self, height: int, width: int, steps: int) -> float:
         """The constant it was built with."""

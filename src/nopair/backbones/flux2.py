@@ -19,7 +19,7 @@ How the library differs from nopair, and what is done about it here:
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from nopair.backbones.folder import (
     save_pipeline,
 )
 from nopair.errors import ConfigError, ModelError
+from nopair.precision import Bits
 from nopair.types import Text
 
 FAMILY = "Flux2KleinPipeline"
@@ -57,10 +58,7 @@ REFERENCE_TIME = 10
 
 @dataclass(frozen=True, eq=False)
 class Flux2KleinBackbone:
-    """FLUX.2 [klein] of any size; implements `nopair.backbones.base.Backbone`.
-
-    Gradient checkpointing is the transformer's own: `backbone.transformer.enable_gradient_checkpointing()`.
-    """
+    """FLUX.2 [klein] of any size; implements `nopair.backbones.base.Backbone`."""
 
     vae: AutoencoderKLFlux2
     text_encoder: Qwen3ForCausalLM
@@ -70,10 +68,11 @@ class Flux2KleinBackbone:
     is_distilled: bool = False
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "Flux2KleinBackbone":
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32, bits: Bits | None = None) -> "Flux2KleinBackbone":
         """Read an ordinary diffusers folder of a `Flux2KleinPipeline` (safetensors only); nothing is downloaded.
 
-        The codecs come frozen; everything is in eval mode and in `dtype`.
+        The codecs come frozen; everything is in eval mode and in `dtype`;
+        with `bits`, transformer and text encoders are quantised.
 
         Raises:
             ModelError: no such folder, not a klein pipeline, parts or weights of it are missing or unreadable, the
@@ -85,9 +84,9 @@ class Flux2KleinBackbone:
         require_exponential_shift(scheduler, folder / "scheduler")
         backbone = cls(
             vae=load_model(AutoencoderKLFlux2, folder / "vae", dtype).requires_grad_(False),
-            text_encoder=load_model(Qwen3ForCausalLM, folder / "text_encoder", dtype).requires_grad_(False),
+            text_encoder=load_model(Qwen3ForCausalLM, folder / "text_encoder", dtype, bits).requires_grad_(False),
             tokenizer=load_tokenizer(folder / "tokenizer"),
-            transformer=load_model(Flux2Transformer2DModel, folder / "transformer", dtype),
+            transformer=load_model(Flux2Transformer2DModel, folder / "transformer", dtype, bits),
             scheduler=scheduler,
             is_distilled=index.get("is_distilled", False) is True,
         )
@@ -122,6 +121,16 @@ class Flux2KleinBackbone:
         """Move all modules to `device`, in place, and return self."""
         nn.ModuleList([self.vae, self.text_encoder, self.transformer]).to(device)
         return self
+
+    def checkpoint(self) -> None:
+        """Both are the library's own gradient checkpointing."""
+        self.transformer.enable_gradient_checkpointing()
+        self.vae.enable_gradient_checkpointing()
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        """None: a reference goes in as tokens, through weights that are there."""
+        return {}
 
     def shift_for(self, height: int, width: int, steps: int) -> float:
         """exp(mu) of the pipeline's rule for images of height x width pixels and so many steps.

@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
+import transformers
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -17,7 +19,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.errors import ModelError, OutputError
 from nopair.method.flow import levels
+from nopair.precision import Bits, require_quantisation
 
+NEVER_QUANTISED = ("lm_head", "proj_out")
+"""Small matrices right at the output, whose rounding nothing after them can make good."""
 Model = TypeVar("Model", bound=ModelMixin | PreTrainedModel)
 
 
@@ -52,17 +57,20 @@ def read_pipeline(folder: Path, family: str) -> None:
         raise ModelError(f"{folder}: holds a {found}, but a {family} is needed here")
 
 
-def load_model(kind: type[Model], folder: Path, dtype: torch.dtype) -> Model:
+def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits | None = None) -> Model:
     """Load one model of a pipeline in eval mode, every tensor of it from the file.
 
     Raises:
-        ModelError: folder, config or weights are missing, unreadable, or do not fit each other.
+        ModelError: folder, config or weights are missing, unreadable, or do not fit each other; or `bits` without GPU.
+        MissingExtraError: `bits` without bitsandbytes.
     """
     _require(folder, "config.json")
+    quantisation = {} if bits is None else _quantisation(kind, folder, dtype, bits)
     try:
         loaded: Any = kind.from_pretrained(
-            str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+            str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            **quantisation,
+        )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot load the {kind.__name__} ({_line(error)}); copy the folder again") from None
     model, report = loaded
@@ -70,6 +78,21 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype) -> Model:
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
     return model.eval()
+
+
+def _quantisation(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that make the library quantise matrices while it reads them."""
+    require_quantisation(bits, f"{folder}:")
+    library: Any = diffusers.BitsAndBytesConfig if issubclass(kind, ModelMixin) else transformers.BitsAndBytesConfig
+    config = library(
+        load_in_8bit=bits == 8,
+        load_in_4bit=bits == 4,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(NEVER_QUANTISED),
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

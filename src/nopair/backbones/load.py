@@ -9,21 +9,25 @@ import torch
 from nopair.backbones.base import StoredBackbone
 from nopair.backbones.folder import pipeline_class
 from nopair.errors import ModelError
+from nopair.precision import Bits
 
 FAMILIES: Final = ("Flux2KleinPipeline", "QwenImagePipeline", "StableDiffusion3Pipeline", "ZImagePipeline")
 """Known families by the `_class_name` of their model_index.json."""
 
 
-def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> StoredBackbone:
+def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, bits: Bits | None = None) -> StoredBackbone:
     """Read an ordinary diffusers pipeline folder, safetensors only; nothing is downloaded, no code in it is run.
 
+    With `bits`, the matrices of transformer and text encoders are quantised on the current GPU while they are read.
+
     Raises:
-        ModelError: the folder is missing, incomplete, or of a family not in `FAMILIES`.
+        ModelError: the folder is missing, incomplete, or of a family not in `FAMILIES`; or `bits` without a GPU.
+        MissingExtraError: `bits` without bitsandbytes.
     """
-    return _loader(folder)(folder, dtype)
+    return _loader(folder)(folder, dtype, bits)
 
 
-def _loader(folder: Path) -> Callable[[Path, torch.dtype], StoredBackbone]:
+def _loader(folder: Path) -> Callable[[Path, torch.dtype, Bits | None], StoredBackbone]:
     """What reads the family that `folder` holds; a family's library code is imported only where it is needed."""
     match family := pipeline_class(folder):
         case "Flux2KleinPipeline":

@@ -23,7 +23,7 @@ it here:
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from nopair.backbones.folder import (
     save_pipeline,
 )
 from nopair.errors import ConfigError, ModelError
+from nopair.precision import Bits
 from nopair.types import Text
 
 FAMILY = "QwenImagePipeline"
@@ -60,10 +61,7 @@ UNSUPPORTED = ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope")
 
 @dataclass(frozen=True, eq=False)
 class QwenImageBackbone:
-    """Qwen-Image of any size; implements `nopair.backbones.base.Backbone`. Every number comes from the configs.
-
-    Gradient checkpointing is the transformer's own: `backbone.transformer.enable_gradient_checkpointing()`.
-    """
+    """Qwen-Image of any size; implements `nopair.backbones.base.Backbone`. Every number comes from the configs."""
 
     vae: AutoencoderKLQwenImage
     text_encoder: Qwen2_5_VLForConditionalGeneration
@@ -72,10 +70,11 @@ class QwenImageBackbone:
     scheduler: FlowMatchEulerDiscreteScheduler
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "QwenImageBackbone":
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32, bits: Bits | None = None) -> "QwenImageBackbone":
         """Read an ordinary diffusers folder of a `QwenImagePipeline` (safetensors only); nothing is downloaded.
 
-        The codecs come frozen; everything is in eval mode and in `dtype`.
+        The codecs come frozen; everything is in eval mode and in `dtype`;
+        with `bits`, transformer and text encoders are quantised.
 
         Raises:
             ModelError: no such folder, not a Qwen-Image pipeline, parts or weights of it are missing or unreadable,
@@ -90,10 +89,9 @@ class QwenImageBackbone:
             scheduler=scheduler,
             tokenizer=load_tokenizer(folder / "tokenizer"),
             vae=load_model(AutoencoderKLQwenImage, folder / "vae", dtype).requires_grad_(False),
-            transformer=load_model(QwenImageTransformer2DModel, folder / "transformer", dtype),
+            transformer=load_model(QwenImageTransformer2DModel, folder / "transformer", dtype, bits),
             text_encoder=load_model(
-                Qwen2_5_VLForConditionalGeneration, folder / "text_encoder", dtype
-            ).requires_grad_(False),
+                Qwen2_5_VLForConditionalGeneration, folder / "text_encoder", dtype, bits).requires_grad_(False),
         )  # fmt: skip
         switches = [name for name in UNSUPPORTED if backbone.transformer.config[name]]
         if switches:
@@ -132,6 +130,15 @@ class QwenImageBackbone:
         """Move all modules to `device`, in place, and return self."""
         nn.ModuleList([self.vae, self.text_encoder, self.transformer]).to(device)
         return self
+
+    def checkpoint(self) -> None:
+        """The library's own gradient checkpointing, of the transformer alone: this family's decoder has none."""
+        self.transformer.enable_gradient_checkpointing()
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        """None: a reference goes in as tokens, through weights that are there."""
+        return {}
 
     def shift_for(self, height: int, width: int, steps: int) -> float:
         """exp(mu) of the pipeline's rule for images of height x width pixels; the number of steps does not count.

@@ -6,6 +6,7 @@ checkpoints work on the named parameters that `trainable` returns.
 """
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, final, runtime_checkable
@@ -111,23 +112,48 @@ class LoraRoles:
     layers: tuple[LoraLayer, ...]
 
     @classmethod
-    def of(cls, backbone: Backbone, rank: int, alpha: float, targets: Sequence[str], seed: int) -> "LoraRoles":
+    def of(
+        cls,
+        backbone: Backbone,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str],
+        seed: int,
+        ranks: Mapping[str, int] | None = None,
+    ) -> "LoraRoles":
         """Take over `backbone`: freeze its transformer and wrap, in place, the modules whose names end in `targets`.
 
         An adapter adds alpha / rank * B A to a weight. A is drawn from `seed`; B is zero, so nothing changes at first.
+        `ranks` are other ranks for some of the targets; their alpha grows along, so that alpha / rank is one for all.
 
         Raises:
-            ConfigError: a target names no module of this base, or one that cannot take an adapter.
+            ConfigError: a target names no module of this base, or one that cannot take an adapter; or the base cannot
+                take a reference with these adapters.
         """
         transformer = backbone.transformer
         names = [name for name, _ in transformer.named_modules()]
         for target in targets:
-            if not any(name == target or name.endswith(f".{target}") for name in names):
+            if not any(_ends(name, target) for name in names):
                 raise ConfigError(
                     f"LoRA target {target!r}: no module of this base has that name; some are {_leaves(transformer)}"
                 )
+        ranks = {} if ranks is None else ranks
+        for module, least in backbone.adapter_ranks.items():
+            given = [ranks.get(target, rank) for target in targets if _ends(module, target)]
+            if max(given, default=0) < least:
+                raise ConfigError(
+                    f"this base sees the reference through {module} alone: put {module} among base.lora.targets, and "
+                    f"set base.lora.ranks={{{module}: {least}}} or more"
+                )
         transformer.requires_grad_(False).train()
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0)  # pyright: ignore
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,  # pyright: ignore
+            target_modules=list(targets),
+            lora_dropout=0.0,
+            rank_pattern={_pattern(name): value for name, value in ranks.items()},
+            alpha_pattern={_pattern(name): alpha * value / rank for name, value in ranks.items()},
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for role in TRAINED:
@@ -191,6 +217,10 @@ class _LoraView:
     def transformer(self) -> nn.Module:
         return self.backbone.transformer
 
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        return self.backbone.adapter_ranks
+
     def shift_for(self, height: int, width: int, steps: int) -> float:
         return self.backbone.shift_for(height, width, steps)
 
@@ -219,6 +249,16 @@ class _LoraView:
     def with_transformer(self, transformer: nn.Module) -> Backbone:
         """The plain backbone around `transformer`: an exported role brings no adapters."""
         return self.backbone.with_transformer(transformer)
+
+
+def _ends(name: str, target: str) -> bool:
+    """Whether `target` is the last part, or the last parts, of a module's name."""
+    return name == target or name.endswith(f".{target}")
+
+
+def _pattern(target: str) -> str:
+    """`target` as the library's patterns want it: it puts them behind the start of a name or a dot."""
+    return re.escape(target)
 
 
 def _activate(layers: Sequence[LoraLayer], role: Role) -> None:

@@ -23,7 +23,7 @@ never seen, and an adapter of a rank below `reference_rank` lets through only so
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from transformers import (
 
 from nopair.backbones.folder import load_model, load_shift, read_pipeline, save_pipeline
 from nopair.errors import ConfigError, ModelError
+from nopair.precision import Bits
 from nopair.types import Text
 
 T5_TOKENS = 256
@@ -58,8 +59,7 @@ class StableDiffusion3Backbone:
     """Stable Diffusion 3 or 3.5 of any size; implements `nopair.backbones.base.Backbone`.
 
     Numbers come from the configs. Without a T5 encoder its share of a prompt is zeros, as in the stock pipeline.
-    `transformer` has been through `accept_reference`. Gradient checkpointing is its own:
-    `backbone.transformer.enable_gradient_checkpointing()`.
+    `transformer` has been through `accept_reference`.
     """
 
     vae: AutoencoderKL
@@ -79,12 +79,14 @@ class StableDiffusion3Backbone:
             raise ValueError("text_encoder_3 and tokenizer_3 are either both None or neither")
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "StableDiffusion3Backbone":
+    def load(
+        cls, folder: Path, dtype: torch.dtype = torch.float32, bits: Bits | None = None
+    ) -> "StableDiffusion3Backbone":
         """Read an ordinary diffusers folder of a `StableDiffusion3Pipeline` (safetensors only), nothing is downloaded.
 
         The transformer may be text-to-image, as published, or one that takes a reference, as `save` writes it. Where
         model_index.json says `"text_encoder_3": [null, null]`, there is no T5. The codecs come frozen; everything is
-        in eval mode and in `dtype`.
+        in eval mode and in `dtype`; with `bits`, transformer and text encoders are quantised.
 
         Raises:
             ModelError: no such folder, another pipeline, or its parts are missing, unreadable or do not fit together.
@@ -92,14 +94,14 @@ class StableDiffusion3Backbone:
         read_pipeline(folder, family="StableDiffusion3Pipeline")
         index = json.loads((folder / "model_index.json").read_text())
         has_t5 = index.get("text_encoder_3") != [None, None]
-        t5 = load_model(T5EncoderModel, folder / "text_encoder_3", dtype) if has_t5 else None
+        t5 = load_model(T5EncoderModel, folder / "text_encoder_3", dtype, bits) if has_t5 else None
         loaded = (
             load_model(AutoencoderKL, folder / "vae", dtype),
-            load_model(CLIPTextModelWithProjection, folder / "text_encoder", dtype),
-            load_model(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype),
+            load_model(CLIPTextModelWithProjection, folder / "text_encoder", dtype, bits),
+            load_model(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype, bits),
             t5,
         )
-        transformer = load_model(SD3Transformer2DModel, folder / "transformer", dtype)
+        transformer = load_model(SD3Transformer2DModel, folder / "transformer", dtype, bits)
         _check_fit(folder, *loaded, transformer)
         vae, clip, clip_2, _ = loaded
         return cls(
@@ -147,6 +149,16 @@ class StableDiffusion3Backbone:
         modules = [self.vae, self.text_encoder, self.text_encoder_2, self.text_encoder_3, self.transformer]
         nn.ModuleList([module for module in modules if module is not None]).to(device)
         return self
+
+    def checkpoint(self) -> None:
+        """Both are the library's own gradient checkpointing."""
+        self.transformer.enable_gradient_checkpointing()
+        self.vae.enable_gradient_checkpointing()
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        """The new channels of the patch embedding."""
+        return {REFERENCE_MODULE: self.reference_rank}
 
     def shift_for(self, height: int, width: int, steps: int) -> float:
         """The scheduler's constant: this family shifts all sizes alike."""

@@ -16,7 +16,7 @@ How the library differs from nopair, and what is done about it here:
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3Model
 
 from nopair.backbones.folder import load_model, load_shift, load_tokenizer, read_pipeline, save_pipeline
 from nopair.errors import ConfigError
+from nopair.precision import Bits
 from nopair.types import Text
 
 MAX_TOKENS = 512
@@ -41,10 +42,7 @@ PROMPT_BLOCK = 32
 
 @dataclass(frozen=True, eq=False)
 class ZImageBackbone:
-    """Z-Image of any size; implements `nopair.backbones.base.Backbone`. Every number comes from the configs.
-
-    Gradient checkpointing is the transformer's own: `backbone.transformer.enable_gradient_checkpointing()`.
-    """
+    """Z-Image of any size; implements `nopair.backbones.base.Backbone`. Every number comes from the configs."""
 
     vae: AutoencoderKL
     text_encoder: Qwen3Model
@@ -53,18 +51,19 @@ class ZImageBackbone:
     shift: float
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "ZImageBackbone":
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32, bits: Bits | None = None) -> "ZImageBackbone":
         """Read an ordinary diffusers folder of a `ZImagePipeline` (safetensors only); nothing is downloaded.
 
-        The codecs come frozen; everything is in eval mode and in `dtype`.
+        The codecs come frozen; everything is in eval mode and in `dtype`;
+        with `bits`, transformer and text encoders are quantised.
 
         Raises:
             ModelError: no such folder, not a Z-Image pipeline, or parts or weights of it are missing or unreadable.
         """
         read_pipeline(folder, family="ZImagePipeline")
         vae = load_model(AutoencoderKL, folder / "vae", dtype)
-        text_encoder = load_model(Qwen3Model, folder / "text_encoder", dtype)
-        transformer = load_model(ZImageTransformer2DModel, folder / "transformer", dtype)
+        text_encoder = load_model(Qwen3Model, folder / "text_encoder", dtype, bits)
+        transformer = load_model(ZImageTransformer2DModel, folder / "transformer", dtype, bits)
         return cls(
             vae=vae.requires_grad_(False),
             text_encoder=text_encoder.requires_grad_(False),
@@ -98,6 +97,16 @@ class ZImageBackbone:
         """Move all modules to `device`, in place, and return self."""
         nn.ModuleList([self.vae, self.text_encoder, self.transformer]).to(device)
         return self
+
+    def checkpoint(self) -> None:
+        """Both are the library's own gradient checkpointing."""
+        self.transformer.enable_gradient_checkpointing()
+        self.vae.enable_gradient_checkpointing()
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        """None: a reference goes in as tokens, through weights that are there."""
+        return {}
 
     def shift_for(self, height: int, width: int, steps: int) -> float:
         """The scheduler's constant: this family shifts all sizes alike."""

@@ -3,30 +3,18 @@
 Only local files and only safetensors are read, and no code from the folder is run.
 """
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from nopair.errors import MissingExtraError, ModelError
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """How weights are kept in memory.
-
-    `bits` quantises the language model with bitsandbytes (int8, or NF4 for 4); everything else, and the arithmetic of
-    4-bit layers, is in `dtype`.
-    """
-
-    dtype: torch.dtype = torch.float32
-    bits: Literal[4, 8] | None = None
+from nopair.errors import ModelError
+from nopair.precision import Precision, require_quantisation
 
 
 @dataclass(frozen=True)
@@ -103,10 +91,7 @@ def _quantisation(precision: Precision, plain: tuple[str, ...]) -> dict[str, Any
     """Arguments of `from_pretrained` that make the library quantise weights while it reads them."""
     if precision.bits is None:
         return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError("bitsandbytes", "quant")
-    if not torch.cuda.is_available():
-        raise ModelError(f"a judge in {precision.bits} bits needs a CUDA GPU; set bits to null on this machine")
+    require_quantisation(precision.bits, "a judge")
     config = BitsAndBytesConfig(
         load_in_8bit=precision.bits == 8,
         load_in_4bit=precision.bits == 4,

@@ -15,11 +15,12 @@ from transformers import GotOcr2ImageProcessorPil, InternVLForConditionalGenerat
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nopair.errors import ModelError
-from nopair.judges.folder import Precision, load_parts
+from nopair.judges.folder import load_parts
 from nopair.judges.normalise import Normalisation
 from nopair.judges.prompts import ImageMarks, Rows
 from nopair.judges.resample import Kernel, resize
 from nopair.judges.vision_language import Shown, VisionLanguageJudge, pooled
+from nopair.precision import Precision
 
 
 @dataclass(frozen=True, eq=False)

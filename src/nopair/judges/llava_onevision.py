@@ -21,11 +21,12 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nopair.errors import ModelError
-from nopair.judges.folder import Precision, load_parts
+from nopair.judges.folder import load_parts
 from nopair.judges.preprocess import Preprocess
 from nopair.judges.prompts import ImageMarks, Rows
 from nopair.judges.tokens import Answers
 from nopair.judges.vision_language import Shown, VisionLanguageJudge, pooled
+from nopair.precision import Precision
 from nopair.types import Question
 
 

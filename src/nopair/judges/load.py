@@ -8,8 +8,9 @@ import torch
 
 from nopair.errors import ModelError
 from nopair.judges import internvl, llava_onevision, qwen_vl, smolvlm
-from nopair.judges.folder import Precision, family_of
+from nopair.judges.folder import family_of
 from nopair.judges.vision_language import VisionLanguageJudge
+from nopair.precision import Precision
 
 FAMILIES: Final[dict[str, Callable[[Path, Precision], VisionLanguageJudge]]] = {
     "internvl": internvl.load,

@@ -23,11 +23,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from nopair.errors import JudgeError
-from nopair.judges.folder import Precision, load_parts
+from nopair.judges.folder import load_parts
 from nopair.judges.normalise import Normalisation
 from nopair.judges.prompts import ImageMarks, Rows
 from nopair.judges.resample import Kernel, resize
 from nopair.judges.vision_language import Shown, VisionLanguageJudge, pooled
+from nopair.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)

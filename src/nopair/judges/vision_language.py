@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nopair.judges.prompts import ImageMarks, Prompts, Rows
 from nopair.judges.tokens import Answers, answers_of
@@ -96,6 +97,17 @@ class VisionLanguageJudge:
         """Move the model to `device`, in place, and return self. A quantised model is already where it belongs."""
         self.model.to(device)  # pyright: ignore[reportArgumentType]
         return self
+
+    def checkpoint(self) -> None:
+        """From now on, recompute activations in the backward pass instead of keeping them. Changes no result.
+
+        The library does so in train mode only. Just the layers that recompute are told that they train, and not what
+        is in them, so that dropout stays off.
+        """
+        self.model.activation_checkpointing_enable()
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
 
     def yes_minus_no(
         self,

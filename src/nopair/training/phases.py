@@ -19,6 +19,7 @@ from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pix
 from nopair.method.objective import StudentLosses, Weights, does_nothing, reference_loss, student_losses
 from nopair.method.rollout import rollout, training_levels
 from nopair.method.verdict import judge_loss, ramp
+from nopair.precision import require_quantisation
 from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate
 from nopair.training.phase import State, generator
 from nopair.training.sampling import Sampler
@@ -33,7 +34,16 @@ def _adamw(
     return torch.optim.AdamW(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-OPTIMISERS = {"adamw": _adamw, "muon": MuonAdamW}
+def _adamw8bit(
+    parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+) -> Optimiser:
+    require_quantisation(8, "adamw8bit: an optimiser")
+    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports] (an extra)
+
+    return AdamW8bit(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+OPTIMISERS = {"adamw": _adamw, "adamw8bit": _adamw8bit, "muon": MuonAdamW}
 
 
 @dataclass(frozen=True, eq=False)

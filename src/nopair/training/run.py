@@ -57,7 +57,7 @@ class Training:
         return self._editor({name: value.detach() for name, value in self.roles.trainable("student").items()})
 
     def _editor(self, weights: Mapping[str, Tensor]) -> Editor:
-        transformer = self.roles.export("student", weights)
+        transformer = self._plain_roles().export("student", weights)
         height, width = self.size
         settings = Settings(
             steps=self.recipe.sampling.steps,
@@ -67,6 +67,15 @@ class Training:
             questions=VERSION,
         )
         return Editor(self.backbone.with_transformer(transformer), settings)
+
+    def _plain_roles(self) -> Roles:
+        """What the student is exported from: a quantised base has lost what its adapters are to be added to, so the
+        base is read again as it is.
+        """
+        base = self.recipe.base
+        if base.bits is None:
+            return self.roles
+        return _roles(self.recipe, load_backbone(resolve(base.path), getattr(torch, base.dtype)))
 
 
 def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
@@ -80,8 +89,11 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     source, shown, size = _sources(recipe)
-    backbone = load_backbone(resolve(recipe.base.path)).to(device)
+    base = recipe.base
+    backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype), base.bits).to(device)
     backbone.latent_shape(*size)  # a size that the base cannot take is told before anything else is loaded
+    if base.checkpointing:
+        backbone.checkpoint()
     judge = _judges((recipe.judge, *recipe.ensemble), device)
     bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
     roles = _roles(recipe, backbone)
@@ -113,8 +125,10 @@ def _sources(recipe: Recipe) -> tuple[Source, Source, tuple[int, int]]:
 def _judges(configs: Sequence[JudgeConfig], device: torch.device | str) -> Judge:
     """One judge, or several as one."""
     judges = [load_judge(resolve(one.path), getattr(torch, one.dtype), one.bits) for one in configs]
-    for judge in judges:
+    for judge, one in zip(judges, configs, strict=True):
         judge.to(device)
+        if one.checkpointing:
+            judge.checkpoint()
     return judges[0] if len(judges) == 1 else JudgeEnsemble(judges, [one.weight for one in configs])
 
 
@@ -127,7 +141,7 @@ def _roles(recipe: Recipe, backbone: StoredBackbone) -> Roles:
     if recipe.base.roles == "full":
         return FullRoles.of(backbone)
     lora = recipe.base.lora
-    return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed)
+    return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed, lora.ranks)
 
 
 def _start_from(transformer: nn.Module, folder: Path) -> None:
