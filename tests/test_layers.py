@@ -68,7 +68,8 @@ def _declared_modules() -> frozenset[str]:
     extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
     declared = {_distribution(requirement) for requirement in project["dependencies"] + extras}
     providers = packages_distributions()
-    return frozenset(m for m, names in providers.items() if declared & {_distribution(name) for name in names})
+    installed = {m for m, names in providers.items() if declared & {_distribution(name) for name in names}}
+    return frozenset(installed | declared)  # an extra that is not installed goes by its own name
 
 
 def _lines(source: Path) -> int:

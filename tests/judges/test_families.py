@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from nopair import precision as precision_module
 from nopair.errors import JudgeError, MissingExtraError, ModelError
 from nopair.judges.base import Judge
 from nopair.judges.load import FAMILIES, load_judge
