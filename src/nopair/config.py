@@ -150,7 +150,7 @@ class PhaseConfig(Section):
     accumulate: Count = Field(default=1, description="equal pieces a batch is cut into to save memory")
     optimiser: Literal["adamw", "adamw8bit", "muon"] = Field(
         default="adamw",
-        description="adamw; adamw8bit, with moments of 8 bits (needs a GPU); muon for hidden matrices, adamw for the rest",
+        description="adamw; adamw8bit, its moments in 8 bits (needs a GPU); or muon for hidden matrices, else adamw",
     )
     lr: Positive = Field(description="highest step size")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="AdamW decay rates of the two moments, 0 to 1")
