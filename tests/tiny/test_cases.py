@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nopair.judges.questions import questions_for
-from nopair.tiny.cases import KINDS, MELTING, Case, draw_kind, is_kept, is_presence, make_case, view
-from nopair.tiny.words import any_edit
-from nopair.world.edits import CATEGORIES, Edit, sample_edit
+from nopair.tiny.cases import Case, draw_kind, is_presence, make_case, view
+from nopair.world.attempts import KINDS, MELTING, is_kept
+from nopair.world.edits import CATEGORIES, Edit, any_edit, sample_edit
 from nopair.world.oracle import achieved, score
 from nopair.world.parse import parse
 

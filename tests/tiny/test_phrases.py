@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nopair.tiny.phrases import command, describe, described_edit
-from nopair.tiny.words import any_edit
-from nopair.world.edits import random_scene, random_thing
+from nopair.world.edits import any_edit, random_scene, random_thing
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
     CELLS,

@@ -2,7 +2,8 @@
 
 import random
 
-from nopair.tiny.words import END, IMAGE, START, any_edit, train_tokenizer
+from nopair.tiny.words import END, IMAGE, START, train_tokenizer
+from nopair.world.edits import any_edit
 from nopair.world.scenes import caption
 
 

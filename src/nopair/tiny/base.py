@@ -26,9 +26,8 @@ from nopair.tiny.optim import PretrainingOptimizer, best_device, cosine
 from nopair.tiny.phrases import describe, described_edit
 from nopair.tiny.restoration import restoration
 from nopair.tiny.vae import LATENT_CHANNELS
-from nopair.tiny.words import any_edit
 from nopair.types import Text
-from nopair.world.edits import random_scene
+from nopair.world.edits import any_edit, random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import Scene, caption
 

@@ -30,11 +30,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
-from nopair.tiny.cases import KINDS, PATCH, Case, draw_kind, is_presence, make_case, view
+from nopair.tiny.cases import PATCH, Case, draw_kind, is_presence, make_case, view
 from nopair.tiny.optim import PretrainingOptimizer, best_device, cosine
 from nopair.tiny.sights import Sight, labels
-from nopair.tiny.words import IMAGE, VIDEO, any_edit
-from nopair.world.edits import random_scene
+from nopair.tiny.words import IMAGE, VIDEO
+from nopair.world.attempts import KINDS
+from nopair.world.edits import any_edit, random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
 

@@ -9,8 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from nopair.tiny.words import any_edit
-from nopair.world.edits import PHRASINGS
+from nopair.world.edits import PHRASINGS, any_edit
 from nopair.world.scenes import (
     CELLS,
     OBJECT_COLOURS,

@@ -15,10 +15,10 @@ from torch import Tensor
 from nopair.backbones.base import Backbone
 from nopair.judges.base import Judge
 from nopair.method.flow import guided, levels
-from nopair.tiny.cases import KINDS, Case, is_presence, make_case
-from nopair.tiny.words import any_edit
+from nopair.tiny.cases import Case, is_presence, make_case
 from nopair.types import Text
-from nopair.world.edits import random_scene
+from nopair.world.attempts import KINDS
+from nopair.world.edits import any_edit, random_scene
 from nopair.world.oracle import REALISM_FULL, REALISM_NONE
 from nopair.world.parse import parse
 from nopair.world.render import render_batch

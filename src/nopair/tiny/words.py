@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from nopair.judges.questions import questions_for
-from nopair.world.edits import CATEGORIES, Edit, random_scene, sample_edit
+from nopair.world.edits import any_edit, random_scene
 from nopair.world.scenes import caption
 
 PAD: Final = "<|endoftext|>"
@@ -25,12 +25,6 @@ _CHAT_TEMPLATE: Final = (
     "{% if part['type'] == 'image' %}" + IMAGE + "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}" + END + "{% endfor %}"
 )
-
-
-def any_edit(rng: random.Random) -> Edit:
-    """An edit of a random category from either split: what the base and the judge, stand-ins for pretrained models,
-    know."""
-    return sample_edit(rng, rng.choice(CATEGORIES), held_out=rng.random() < 0.3)
 
 
 def sentences(seed: int, count: int) -> Iterator[str]:

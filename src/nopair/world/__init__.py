@@ -10,6 +10,7 @@
 | cases.py       | held-out edits to evaluate on                                                        |
 | oracle.py      | success, preservation, realism and overall score of an edited image                  |
 | corruptions.py | ways for an edited image to be bad                                                   |
+| attempts.py    | attempts at edits, good and bad, with what is true of them                           |
 | proof.py       | how often the oracle errs                                                            |
 
 A leaf: it knows torch, `nopair.types` and `nopair.errors`. It refuses to know models, judges and training; the oracle

@@ -193,3 +193,9 @@ def sample_edit(rng: random.Random, category: str, *, held_out: bool) -> Edit:
         edit = random_edit(rng, category, random_scene(rng, most=most))
         if held_out == (is_held_out(edit.source) or is_held_out(edit.target)):
             return edit
+
+
+def any_edit(rng: random.Random) -> Edit:
+    """An edit of a random category from either split: what the base and the judge, stand-ins for pretrained models,
+    know."""
+    return sample_edit(rng, rng.choice(CATEGORIES), held_out=rng.random() < 0.3)
