@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 tiny = typer.Typer(no_args_is_help=True, help="The tiny models that come with nopair.")
 app.add_typer(tiny, name="tiny")
+judges = typer.Typer(no_args_is_help=True, help="Judges: know yours before you train on it.")
+app.add_typer(judges, name="judge")
 
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -158,6 +160,44 @@ def oracle(count: Annotated[int, typer.Option(min=1, help="Scenes to try.")] = 2
     from nopair.evaluation.world import print_oracle
 
     print_oracle(count)
+
+
+@judges.command()
+def audit(
+    judge: Annotated[str, typer.Argument(metavar="JUDGE", help="A judge's folder, or tiny:judge.")],
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Labelled cases, listed in its cases.jsonl, instead of the shapes world's."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Base in whose latents gradients are taken, too; tiny:base for the shapes world."
+        ),
+    ] = None,
+    per_category: Annotated[int, typer.Option(min=1, help="Held-out scenes for each kind of edit.")] = 16,
+    starts: Annotated[
+        int, typer.Option(min=0, help="Ascents of the gradient for each kind of edit; 0 leaves gradients out.")
+    ] = 8,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of an ascent; 0 leaves ascents out.")] = 20,
+    batch: Annotated[int, typer.Option(min=1, help="Cases looked at at a time.")] = 16,
+    seed: Seed = 0,
+    output: Folder = Path("runs/audit"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of tables.")] = False,
+) -> None:
+    """Measure a judge on labelled edits: accuracy, calibration, bias, other wordings, and where its gradient leads.
+
+    A line of cases.jsonl is one edit, with paths relative to FOLDER: `{"reference": "a.png", "edited": "b.png",
+    "instruction": "remove the hat", "category": "remove", "subject": "hat", "edit_done": true, "rest_same": false,
+    "target": "c.png"}`, the target, a right result, being optional. DIR/audit.json gets all numbers.
+    """
+    from nopair.evaluation.audit.command import Settings
+    from nopair.evaluation.audit.command import audit as run_audit
+
+    settings = Settings(seed, per_category, starts, steps, batch)
+    run_audit(judge, cases, base, settings, output, as_json=as_json)
 
 
 @tiny.command()

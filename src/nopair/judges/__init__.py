@@ -5,6 +5,7 @@ what a loss does with the log-odds: losses live in `nopair.method`.
 
     base             the protocol
     questions        what is asked, as versioned data
+    wordings         the same questions in other words, to measure a judge with
     load             a judge of any family, from an ordinary Hugging Face folder
     vision_language  what is the same in every family, and the protocol of what is not
     prompts          from a question's words to rows of token ids

@@ -44,13 +44,20 @@ BY_CATEGORY: Final = {
 identity."""
 
 
+def templates_for(category: str) -> tuple[Question, ...]:
+    """What is asked about edits of a category, with `{instruction}` and `{subject}` still to be filled in."""
+    return BY_CATEGORY.get(category, DEFAULT)
+
+
+def fill(template: Question, instruction: str, subject: str) -> Question:
+    """A template with its words filled in and the image places `{reference}`, `{edited}` kept."""
+    return Question(
+        template.kind,
+        template.prompt.replace("{instruction}", instruction).replace("{subject}", subject),
+        template.wants_yes,
+    )
+
+
 def questions_for(category: str, instruction: str, subject: str) -> tuple[Question, ...]:
     """The questions about one edit, with the words filled in and the image places `{reference}`, `{edited}` kept."""
-    return tuple(
-        Question(
-            template.kind,
-            template.prompt.replace("{instruction}", instruction).replace("{subject}", subject),
-            template.wants_yes,
-        )
-        for template in BY_CATEGORY.get(category, DEFAULT)
-    )
+    return tuple(fill(template, instruction, subject) for template in templates_for(category))

@@ -1,0 +1,143 @@
+"""`nopair judge audit`: opens the parts, measures, prints and writes audit.json."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from rich.console import Console
+
+from nopair.backbones.base import Backbone
+from nopair.backbones.zimage import ZImageBackbone
+from nopair.data.files import make_folder, write_atomic
+from nopair.evaluation.audit.answers import ask
+from nopair.evaluation.audit.cases import FolderCases, LabelledCase, Repaint, shapes_cases
+from nopair.evaluation.audit.compass import PIXELS, bearings, climb, latents_of, starts_of
+from nopair.evaluation.audit.summary import About, Findings, ascents, asked, asked_by, directions, warnings, wordings
+from nopair.evaluation.audit.tables import tables
+from nopair.judges.base import Judge
+from nopair.judges.load import load_judge
+from nopair.judges.questions import VERSION
+from nopair.weights import resolve
+
+FILE: Final = "audit.json"
+SHAPES: Final = "shapes world"
+SHAPES_BASE: Final = "tiny:base"
+"""Base whose autoencoder paints the shapes world, unless another one is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much to measure.
+
+    Attributes:
+        seed, per_category: of the shapes world's cases.
+        starts: ascents from unedited references, for each category; 0 leaves gradients out.
+        steps: of an ascent; 0 leaves ascents out.
+        batch: cases the judge is asked about at a time.
+    """
+
+    seed: int = 0
+    per_category: int = 16
+    starts: int = 8
+    steps: int = 20
+    batch: int = 16
+
+
+def audit(
+    judge: str, folder: Path | None, base: str | None, settings: Settings, output: Path, *, as_json: bool
+) -> None:
+    """Audit the judge called `judge`; print tables, or with `as_json` what audit.json holds; write audit.json.
+
+    Cases are those of `folder`, or the shapes world's, painted by the autoencoder of `base` (`SHAPES_BASE` by default).
+
+    Raises:
+        ModelError, JudgeError: a model cannot be used.
+        DataError, ImageError: a case cannot be used.
+        ConfigError: the base cannot take images of the cases' size.
+        OutputError: `output` cannot be written.
+    """
+    make_folder(output)
+    listed = None if folder is None else FolderCases(folder)
+    base = SHAPES_BASE if base is None and listed is None else base
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    asked_one = load_judge(resolve(judge)).to(device)
+    backbone = None if base is None else ZImageBackbone.load(resolve(base)).to(device)
+    began = time.monotonic()
+    cases: Sequence[LabelledCase] = (
+        shapes_cases(settings.seed, settings.per_category, None if backbone is None else _repainting(backbone, device))
+        if listed is None
+        else listed
+    )
+    found = examine(asked_one, cases, backbone, settings, device)
+    about = About(
+        judge=judge,
+        base=base,
+        source=SHAPES if folder is None else str(folder),
+        cases=len(cases),
+        seed=settings.seed if listed is None else None,
+        per_category=settings.per_category if listed is None else None,
+        questions=VERSION,
+        seconds=time.monotonic() - began,
+    )
+    written = dataclasses.asdict(about) | dataclasses.asdict(found)
+    text = json.dumps(written, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomic(output / FILE, text.encode("utf-8"))
+    if as_json:
+        Console().out(text, end="", highlight=False)
+    else:
+        _show(about, found, output)
+
+
+def examine(
+    judge: Judge, cases: Sequence[LabelledCase], backbone: Backbone | None, settings: Settings, device: torch.device
+) -> Findings:
+    """Ask and measure.
+
+    Ascents run where an editor's own gradient would: in the latents of `backbone`, or in pixels if there is none.
+
+    Raises:
+        JudgeError: the judge cannot be asked, or answers with values that are not finite.
+    """
+    answers = ask(judge, cases, settings.batch, device)
+    spaces = [PIXELS, *([] if backbone is None else [latents_of(backbone)])]
+    starts = starts_of(cases, settings.starts, settings.batch, device) if settings.starts else []
+    pointing = {
+        space.name: directions([bearing for each in starts for bearing in bearings(judge, each, space)])
+        for space in spaces
+        if starts
+    }
+    climbed_in = spaces[-1]
+    climbs = [ended for each in starts if settings.steps for ended in climb(judge, each, climbed_in, settings.steps)]
+    climbed = ascents(climbed_in.name, settings.steps, climbs) if climbs else None
+    categories = asked_by(answers, lambda answer: answer.category)
+    return Findings(
+        overall=asked(answers),
+        categories=categories,
+        attempts=asked_by(answers, lambda answer: answer.attempt),
+        wordings=wordings(answers),
+        directions=pointing,
+        ascents=climbed,
+        warnings=warnings(categories, pointing, climbed),
+    )
+
+
+def _repainting(backbone: Backbone, device: torch.device) -> Repaint:
+    @torch.no_grad()
+    def repaint(pixels: torch.Tensor) -> torch.Tensor:
+        return backbone.decode_latents(backbone.encode_image(pixels.to(device))).clamp(0, 1).cpu()
+
+    return repaint
+
+
+def _show(about: About, found: Findings, output: Path) -> None:
+    console = Console()
+    for table in tables(about, found):
+        console.print(table)
+    for warning in found.warnings:
+        console.print(f"mind: {warning}", markup=False, highlight=False)
+    console.print(f"{about.seconds:.0f} s; all numbers: {output / FILE}", markup=False, highlight=False)
