@@ -92,6 +92,7 @@ def test_help_tells_a_stranger_where_to_begin(run: Run) -> None:
         "train",
         "evaluate",
         "oracle",
+        "judge",
         "tiny",
         "--debug",
         "without a single before/after pair",
@@ -99,7 +100,9 @@ def test_help_tells_a_stranger_where_to_begin(run: Run) -> None:
         assert word in out
 
 
-@pytest.mark.parametrize("command", ["demo", "edit", "train", "evaluate", "oracle", "tiny", "tiny build"])
+@pytest.mark.parametrize(
+    "command", ["demo", "edit", "train", "evaluate", "oracle", "judge", "judge audit", "tiny", "tiny build"]
+)
 def test_every_command_has_help(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
     assert code == 0
@@ -248,6 +251,27 @@ def test_oracle_and_evaluate(run: Run, stub: Any) -> None:
     calls = stub("nopair.evaluation.world", "evaluate")
     assert run("evaluate", "--model", "m", "--per-category", "2", "--seed", "1", "-o", "out")[0] == 0
     assert calls == [(("m", 2, 1, Path("out")), {})]
+
+
+def test_judge_audit(run: Run, stub: Any) -> None:
+    class Settings:
+        def __init__(self, *values: int) -> None:
+            self.values = values
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Settings) and self.values == other.values
+
+        __hash__ = None
+
+    calls = stub("nopair.evaluation.audit.command", "audit")
+    sys.modules["nopair.evaluation.audit.command"].__dict__["Settings"] = Settings
+    assert run("judge", "audit", "tiny:judge")[0] == 0
+    options = ("--cases", "c", "--base", "b", "--per-category", "2", "--starts", "0", "--steps", "3", "--batch", "4")
+    assert run("judge", "audit", "j", *options, "--seed", "5", "-o", "out", "--json")[0] == 0
+    assert calls == [
+        (("tiny:judge", None, None, Settings(0, 16, 8, 20, 16), Path("runs/audit")), {"as_json": False}),
+        (("j", Path("c"), "b", Settings(5, 2, 0, 3, 4), Path("out")), {"as_json": True}),
+    ]
 
 
 # edit -----------------------------------------------------------------------------------------------------------------

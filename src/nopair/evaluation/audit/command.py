@@ -61,12 +61,12 @@ def audit(
         ConfigError: the base cannot take images of the cases' size.
         OutputError: `output` cannot be written.
     """
-    make_folder(output)
     listed = None if folder is None else FolderCases(folder)
     base = SHAPES_BASE if base is None and listed is None else base
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked_one = load_judge(resolve(judge)).to(device)
     backbone = None if base is None else ZImageBackbone.load(resolve(base)).to(device)
+    make_folder(output)
     began = time.monotonic()
     cases: Sequence[LabelledCase] = (
         shapes_cases(settings.seed, settings.per_category, None if backbone is None else _repainting(backbone, device))
@@ -102,10 +102,14 @@ def examine(
 
     Raises:
         JudgeError: the judge cannot be asked, or answers with values that are not finite.
+        ConfigError: the base cannot take images of the cases' size.
     """
+    starts = starts_of(cases, settings.starts, settings.batch, device) if settings.starts else []
+    if backbone is not None:
+        for each in starts:
+            backbone.latent_shape(*each.references.shape[-2:])  # an autoencoder might cut the image instead
     answers = ask(judge, cases, settings.batch, device)
     spaces = [PIXELS, *([] if backbone is None else [latents_of(backbone)])]
-    starts = starts_of(cases, settings.starts, settings.batch, device) if settings.starts else []
     pointing = {
         space.name: directions([bearing for each in starts for bearing in bearings(judge, each, space)])
         for space in spaces

@@ -195,7 +195,7 @@ def ascents(space: str, steps: int, climbs: Sequence[Climb]) -> Ascents:
 def warnings(categories: Mapping[str, Asked], found: Mapping[str, Directions], climbed: Ascents | None) -> list[str]:
     """What to mind before training, most basic first."""
     weak = [
-        f"{name} {kind} {group.measures.accuracy:.2f} of {group.measures.count}"
+        f"{name} {kind} {group.measures.accuracy:.3f} of {group.measures.count}"
         for name, asked_ in categories.items()
         for kind, group in asked_.questions.items()
         if group.measures.accuracy < ENOUGH_ACCURACY
@@ -270,5 +270,5 @@ def _change(rows: Sequence[Climb], read: Callable[[Point], float | None]) -> Cha
     return Change(_mean([a for a, _ in known]), _mean([b for _, b in known])) if known else None
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float | bool]) -> float:
     return math.fsum(values) / len(values)
