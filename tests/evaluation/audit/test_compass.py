@@ -121,6 +121,19 @@ def test_each_edit_is_a_start_once_and_categories_have_a_limit() -> None:
     assert all(each.edits is None for each in found)
 
 
+class Red:
+    """Wants edits red, and everything else blue."""
+
+    def yes_minus_no(self, reference: Tensor, edited: Tensor, questions: Sequence[Sequence[Question]]) -> Tensor:
+        return torch.stack([edited[:, 0].mean(dim=(1, 2)), edited[:, 2].mean(dim=(1, 2))], dim=1)
+
+
+def test_the_edit_question_is_heard_apart_from_the_whole_loss() -> None:
+    [found] = bearings(Red(), start(coloured(0.8, 0.5, 0.5)), PIXELS)
+    assert found.edit == pytest.approx(1.0)
+    assert found.loss == pytest.approx(0.5**0.5, abs=1e-5), "both questions weigh the same where both log-odds are 0.5"
+
+
 class Broken:
     """Its gradient is no number."""
 
