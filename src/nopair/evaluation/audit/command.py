@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from nopair.backbones.base import Backbone
-from nopair.backbones.zimage import ZImageBackbone
+from nopair.backbones.load import load_backbone
 from nopair.data.files import make_folder, write_atomic
 from nopair.evaluation.audit.answers import ask
 from nopair.evaluation.audit.cases import FolderCases, LabelledCase, Repaint, shapes_cases
@@ -65,7 +65,7 @@ def audit(
     base = SHAPES_BASE if base is None and listed is None else base
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked_one = load_judge(resolve(judge)).to(device)
-    backbone = None if base is None else ZImageBackbone.load(resolve(base)).to(device)
+    backbone = None if base is None else load_backbone(resolve(base)).to(device)
     make_folder(output)
     began = time.monotonic()
     cases: Sequence[LabelledCase] = (
