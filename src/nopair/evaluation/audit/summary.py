@@ -12,7 +12,7 @@ from nopair.evaluation.audit.measures import Measures, Sensitivity, measure, sen
 ENOUGH_ACCURACY: Final = 0.95
 """Below, a judge teaches errors often enough to be seen; the log tells of editors trained under such."""
 ENOUGH_COSINE: Final = 0.1
-"""Below, a gradient as good as ignores the right answer. The teacher's, for comparison, is at 0.4 and above."""
+"""Below, a gradient as good as ignores the right answer. The teacher's is at 0.35 and above (docs/log.md)."""
 NEARER: Final = 0.9
 """Share of the distance to the right answer that an ascent should leave at most; a perfect one leaves none."""
 FOOLED: Final = 0.2
