@@ -1,9 +1,16 @@
 """A random-weight Z-Image small enough to run in milliseconds, built from configs only."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2TokenizerFast, Qwen3Config, Qwen3Model
 
 from nopair.backbones.zimage import ZImageBackbone
@@ -88,3 +95,51 @@ def shared_backbone() -> ZImageBackbone:
 def backbone() -> ZImageBackbone:
     """A fresh one, for tests that train or change it."""
     return tiny_backbone(0)
+
+
+# --- as others publish --------------------------------------------------------------------------------------------
+
+
+def _shard(folder: Path, weights: dict[str, Tensor], stem: str, files: int) -> None:
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    names, places = sorted(weights), {}
+    for number in range(files):
+        file = f"{stem}-{number + 1:05}-of-{files:05}.safetensors"
+        part = {name: weights[name].contiguous() for name in names[number::files]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())}, "weight_map": places}
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _qwen3_config(config: Qwen3Config) -> dict[str, Any]:
+    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "hidden_act")  # fmt: skip
+    return {
+        **{key: getattr(config, key) for key in keys},
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "model_type": "qwen3",
+        "rope_scaling": None,
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.0",
+        "use_cache": True,
+        "use_sliding_window": False,
+    }
+
+
+@pytest.fixture(scope="session")
+def shard() -> Callable[[Path, dict[str, Tensor], str, int], None]:
+    """Replaces the weights in a folder by so many files named after a stem, and their index."""
+    return _shard
+
+
+@pytest.fixture(scope="session")
+def qwen3_config() -> Callable[[Qwen3Config], dict[str, Any]]:
+    """A text encoder's config.json as of transformers 4.5x: of a language model, rotary settings on the top level."""
+    return _qwen3_config

@@ -3,10 +3,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKLFlux2
+from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from nopair.backbones.flux2 import Flux2KleinBackbone
@@ -52,6 +54,30 @@ def test_sharded_weights_load(klein: Flux2KleinBackbone, folder: Path, tmp_path:
             Flux2KleinBackbone.load(copied)
         assert "\n" not in str(error.value)
         moved.rename(shard)
+
+
+def test_the_published_layout_loads(
+    klein: Flux2KleinBackbone,
+    folder: Path,
+    shard: Callable[[Path, dict[str, Tensor], str, int], None],
+    qwen3_config: Callable[[Qwen3Config], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """Like black-forest-labs/FLUX.2-klein-base-4B: the text encoder in two files, without a head (it is the embedding),
+    its config in the words of its day; the tokenizer with its vocabulary twice.
+    """
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    weights = {name: value for name, value in klein.text_encoder.state_dict().items() if name != "lm_head.weight"}
+    shard(copied / "text_encoder", weights, "model", 2)
+    (copied / "text_encoder/config.json").write_text(json.dumps(qwen3_config(klein.text_encoder.config)))
+    tokenizer = copied / "tokenizer"
+    whole = json.loads((tokenizer / "tokenizer.json").read_text())
+    (tokenizer / "vocab.json").write_text(json.dumps(whole["model"]["vocab"]))
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    loaded = Flux2KleinBackbone.load(copied)
+    _same(loaded, klein)
+    state = loaded.text_encoder.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in klein.text_encoder.state_dict().items())
 
 
 def _without(*names: str) -> Callable[[Path], None]:
