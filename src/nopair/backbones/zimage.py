@@ -13,6 +13,9 @@ How the library differs from nopair, and what is done about it here:
   with t as prompts are in text-to-image. An empty first piece adds no token. A first piece that needs padding would do
   harm: the library makes `length + 2 * padding` position ids for a piece that it pads to `length + padding` tokens, so
   the ids of the piece after it would be shifted (`ZImageTransformer2DModel._pad_with_ids`, diffusers 0.42).
+
+That is this family's own way. `ZImageBackbone.dialect` names another for the students which the authors of NP-Edit
+publish; see `nopair.backbones.zimage_reference`.
 """
 
 import dataclasses
@@ -30,10 +33,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
 from nopair.backbones.folder import load_model, load_shift, load_tokenizer, read_pipeline, save_pipeline
+from nopair.backbones.zimage_reference import Dialect, read_dialect, write_dialect
 from nopair.errors import ConfigError
 from nopair.precision import Bits
 from nopair.types import Text
 
+FAMILY = "ZImagePipeline"
 MAX_TOKENS = 512
 """Longest prompt the family was trained with; longer ones are cut, as the stock pipeline does."""
 PROMPT_BLOCK = 32
@@ -49,6 +54,7 @@ class ZImageBackbone:
     tokenizer: PreTrainedTokenizerBase
     transformer: ZImageTransformer2DModel
     shift: float
+    dialect: Dialect = Dialect()
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32, bits: Bits | None = None) -> "ZImageBackbone":
@@ -60,16 +66,33 @@ class ZImageBackbone:
         Raises:
             ModelError: no such folder, not a Z-Image pipeline, or parts or weights of it are missing or unreadable.
         """
-        read_pipeline(folder, family="ZImagePipeline")
+        read_pipeline(folder, family=FAMILY)
+        transformer = load_model(ZImageTransformer2DModel, folder / "transformer", dtype, bits)
+        return cls.load_around(transformer, folder, dtype, bits)
+
+    @classmethod
+    def load_around(
+        cls,
+        transformer: ZImageTransformer2DModel,
+        folder: Path,
+        dtype: torch.dtype = torch.float32,
+        bits: Bits | None = None,
+    ) -> "ZImageBackbone":
+        """Read all of a folder but its transformer, which may be missing, and put another one in its place.
+
+        Raises:
+            ModelError: as `load`.
+        """
+        read_pipeline(folder, family=FAMILY)
         vae = load_model(AutoencoderKL, folder / "vae", dtype)
         text_encoder = load_model(Qwen3Model, folder / "text_encoder", dtype, bits)
-        transformer = load_model(ZImageTransformer2DModel, folder / "transformer", dtype, bits)
         return cls(
             vae=vae.requires_grad_(False),
             text_encoder=text_encoder.requires_grad_(False),
             tokenizer=load_tokenizer(folder / "tokenizer"),
             transformer=transformer,
             shift=load_shift(folder / "scheduler"),
+            dialect=read_dialect(folder),
         )
 
     def save(self, folder: Path) -> None:
@@ -86,6 +109,7 @@ class ZImageBackbone:
             transformer=self.transformer,
         )
         save_pipeline(pipeline, folder)
+        write_dialect(self.dialect, folder)
 
     def with_transformer(self, transformer: nn.Module) -> "ZImageBackbone":
         """The same codecs around another transformer of the same configuration."""
@@ -151,7 +175,7 @@ class ZImageBackbone:
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Embed prompts as `ZImagePipeline` does; padded to the batch's longest, cut at `max_tokens`."""
+        """Embed prompts as `ZImagePipeline` does, in this dialect; padded to the batch's longest, cut at `max_tokens`."""
         chats = [self._chat(prompt) for prompt in prompts]
         tokens = self.tokenizer(
             chats, padding="longest", max_length=self.max_tokens, truncation=True, return_tensors="pt"
@@ -171,7 +195,7 @@ class ZImageBackbone:
     def _chat(self, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         chat = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=self.dialect.thinking
         )
         return str(chat)
 
@@ -207,18 +231,10 @@ class ZImageBackbone:
         features = text.features.to(noisy.device, dtype)
         prompts = [row[:length] for row, length in zip(features, text.lengths, strict=True)]
         targets = noisy.to(dtype).unsqueeze(2).unbind(0)
-        patch = {"patch_size": self.patch_size, "f_patch_size": self.transformer.config["all_f_patch_size"][0]}
         if reference is None:
-            outputs = self.transformer(list(targets), 1 - t, prompts, return_dict=False, **patch)[0]
+            patches = {"patch_size": self.patch_size, "f_patch_size": self.transformer.config["all_f_patch_size"][0]}
+            outputs = self.transformer(list(targets), 1 - t, prompts, return_dict=False, **patches)[0]
         else:
             references = reference.to(dtype).unsqueeze(2).unbind(0)
-            outputs = self.transformer(
-                [list(pair) for pair in zip(references, targets, strict=True)],
-                1 - t,
-                [[prompt[:0], prompt] for prompt in prompts],
-                siglip_feats=[None] * len(prompts),
-                image_noise_mask=[[0, 1]] * len(prompts),
-                return_dict=False,
-                **patch,
-            )[0]
+            outputs = self.dialect.attach(self.transformer, references, targets, 1 - t, prompts)
         return -torch.stack(outputs).squeeze(2).to(noisy.dtype)
