@@ -31,6 +31,8 @@ app.add_typer(judges, name="judge")
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
+Dtype = Annotated[Literal["bf16", "fp16", "fp32"], typer.Option(help="Precision of the weights written.")]
+
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
@@ -152,6 +154,33 @@ def evaluate(
     from nopair.evaluation.world import evaluate as run_evaluate
 
     run_evaluate(model, per_category, seed, output)
+
+
+@app.command(name="import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The authors' zimage_npedit_internvl.pt.")],
+    base: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the Z-Image it was trained from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the editor to.")],
+    dtype: Dtype = "bf16",
+) -> None:
+    """Make an editor of the student that the authors of NP-Edit publish (huggingface.co/nupurkmr9/npedit)."""
+    from nopair.exchange import DTYPES, import_editor
+
+    import_editor(checkpoint, base, output, DTYPES[dtype])
+    _print(f"the editor is in {output}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="EDITOR", help="The editor: a model folder, or tiny:editor.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the copy to.")],
+    dtype: Dtype = "bf16",
+) -> None:
+    """Copy an editor for use in stock diffusers, whose scheduler then samples as nopair does: see docs/export.md."""
+    from nopair.exchange import DTYPES, export_editor
+
+    export_editor(model, output, DTYPES[dtype])
+    _print(f"the copy is in {output}")
 
 
 @app.command()

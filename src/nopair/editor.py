@@ -71,8 +71,16 @@ class Editor:
             OutputError: `folder` cannot be written or holds something that is not an editor.
         """
         with folder_atomic(folder, marker=SETTINGS_FILE) as part:
-            self.backbone.save(part)
-            (part / SETTINGS_FILE).write_text(self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            self.write(part)
+
+    def write(self, folder: Path) -> None:
+        """Write what `load` reads into an existing folder, file by file.
+
+        Raises:
+            OutputError: the model cannot be written.
+        """
+        self.backbone.save(folder)
+        (folder / SETTINGS_FILE).write_text(self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def with_steps(self, steps: int) -> "Editor":
         """The same editor at another number of sampling steps than it was trained for: seldom better."""

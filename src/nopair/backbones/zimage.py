@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
 from nopair.backbones.folder import load_model, load_shift, load_tokenizer, read_pipeline, save_pipeline
-from nopair.backbones.zimage_reference import Dialect, read_dialect, write_dialect
+from nopair.backbones.zimage_reference import OWN, Dialect, read_dialect, write_dialect
 from nopair.errors import ConfigError
 from nopair.precision import Bits
 from nopair.types import Text
@@ -54,7 +54,7 @@ class ZImageBackbone:
     tokenizer: PreTrainedTokenizerBase
     transformer: ZImageTransformer2DModel
     shift: float
-    dialect: Dialect = Dialect()
+    dialect: Dialect = OWN
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32, bits: Bits | None = None) -> "ZImageBackbone":
@@ -175,7 +175,7 @@ class ZImageBackbone:
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Embed prompts as `ZImagePipeline` does, in this dialect; padded to the batch's longest, cut at `max_tokens`."""
+        """Embed prompts as `ZImagePipeline` does, padded to the batch's longest and cut at `max_tokens`."""
         chats = [self._chat(prompt) for prompt in prompts]
         tokens = self.tokenizer(
             chats, padding="longest", max_length=self.max_tokens, truncation=True, return_tensors="pt"

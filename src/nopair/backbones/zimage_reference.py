@@ -53,6 +53,10 @@ class Dialect(BaseModel):
         return {"omni": omni, "frames": frames}[self.reference]
 
 
+OWN: Final = Dialect()
+"""The family's."""
+
+
 def read_dialect(folder: Path) -> Dialect:
     """The dialect of a Z-Image folder.
 
@@ -63,7 +67,7 @@ def read_dialect(folder: Path) -> Dialect:
     try:
         return Dialect.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return Dialect()
+        return OWN
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the rights") from None
     except ValidationError as error:
@@ -80,7 +84,7 @@ def write_dialect(dialect: Dialect, folder: Path) -> None:
     """
     path = folder / DIALECT_FILE
     try:
-        if dialect == Dialect():
+        if dialect == OWN:
             path.unlink(missing_ok=True)
         else:
             path.write_text(json.dumps(dialect.model_dump(), indent=2) + "\n", encoding="utf-8")
