@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2TokenizerFast, Qwen3Config, Qwen3Model
 
 from nopair.backbones.zimage import ZImageBackbone
+from nopair.data.images import load_image
+from nopair.editor import Editor
+from nopair.exchange import export_editor
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
@@ -143,3 +148,38 @@ def shard() -> Callable[[Path, dict[str, Tensor], str, int], None]:
 def qwen3_config() -> Callable[[Qwen3Config], dict[str, Any]]:
     """A text encoder's config.json as of transformers 4.5x: of a language model, rotary settings on the top level."""
     return _qwen3_config
+
+
+# --- what docs/export.md says -------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+
+
+@dataclass(frozen=True)
+class Documented:
+    """What a user of stock diffusers got, and from what: pixels in [0, 1] of the new image and of the photo."""
+
+    image: Tensor
+    photo: Tensor
+
+
+@pytest.fixture
+def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Editor, str], Documented]:
+    """Exports an editor and runs the first Python code below a heading of docs/export.md on the copy.
+
+    At the editor's size instead of 512, and in float32.
+    """
+
+    def run(editor: Editor, heading: str) -> Documented:
+        side = editor.settings.height
+        editor.save(tmp_path / "editor")
+        export_editor(tmp_path / "editor", tmp_path / "copy", torch.float32)
+        pixels = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photo.png")
+        section = DOCS.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1]
+        code = section.split("```python\n")[1].split("```")[0]
+        monkeypatch.chdir(tmp_path)
+        exec(compile(code.replace("512", str(side)).replace("bfloat16", "float32"), DOCS, "exec"), {})  # noqa: S102
+        return Documented(image=load_image(tmp_path / "new.png"), photo=pixels.permute(2, 0, 1) / 255)
+
+    return run
