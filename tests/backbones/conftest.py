@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.images import load_image
 from nopair.editor import Editor
 from nopair.exchange import export_editor
+from nopair.method.rollout import rollout, sampler_levels
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
@@ -155,22 +155,18 @@ def qwen3_config() -> Callable[[Qwen3Config], dict[str, Any]]:
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 
 
-@dataclass(frozen=True)
-class Documented:
-    """What a user of stock diffusers got, and from what: pixels in [0, 1] of the new image and of the photo."""
-
-    image: Tensor
-    photo: Tensor
+Draw = Callable[[int], Tensor]
+"""The noise of step k in nopair's shape, drawn from the global generator as a pipeline draws it in its own."""
 
 
 @pytest.fixture
-def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Editor, str], Documented]:
-    """Exports an editor and runs the first Python code below a heading of docs/export.md on the copy.
+def check_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Editor, str, Draw], None]:
+    """Exports an editor, runs the code below a heading of docs/export.md on the copy, and compares with nopair's image.
 
-    At the editor's size instead of 512, and in float32.
+    At the editor's size instead of 512, and in float32. The code seeds torch with 0.
     """
 
-    def run(editor: Editor, heading: str) -> Documented:
+    def check(editor: Editor, heading: str, draw: Draw) -> None:
         side = editor.settings.height
         editor.save(tmp_path / "editor")
         export_editor(tmp_path / "editor", tmp_path / "copy", torch.float32)
@@ -179,7 +175,19 @@ def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Edi
         section = DOCS.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1]
         code = section.split("```python\n")[1].split("```")[0]
         monkeypatch.chdir(tmp_path)
-        exec(compile(code.replace("512", str(side)).replace("bfloat16", "float32"), DOCS, "exec"), {})  # noqa: S102
-        return Documented(image=load_image(tmp_path / "new.png"), photo=pixels.permute(2, 0, 1) / 255)
+        exec(compile(code.replace("512", str(side)).replace("bfloat16", "float32"), DOCS, "exec"), {})
 
-    return run
+        torch.manual_seed(0)
+        noises = torch.stack([draw(step) for step in range(editor.settings.steps)])
+        backbone = Editor.load(tmp_path / "copy").backbone
+        text = backbone.encode_text(["make the cat orange"])
+        with torch.no_grad():
+            reference = backbone.encode_image(pixels.permute(2, 0, 1)[None] / 255)
+            x0 = rollout(
+                lambda x, t: backbone.velocity(x, t, text, reference), noises, sampler_levels(editor.levels, 1)
+            )
+            image = backbone.decode_latents(x0)[0].clamp(0, 1)
+        assert image.std() > 0.01
+        torch.testing.assert_close(load_image(tmp_path / "new.png"), image, atol=0.51 / 255, rtol=0)
+
+    return check

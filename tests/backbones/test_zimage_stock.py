@@ -1,7 +1,6 @@
 """Editors of this family in stock diffusers: the sampler, and the code that docs/export.md gives to users."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -50,19 +49,8 @@ def test_the_stock_pipeline_with_a_stochastic_scheduler_is_the_rollout(
 
 
 def test_the_documented_code_edits_as_nopair_does(
-    shared_backbone: ZImageBackbone, documented: Callable[[Editor, str], Any]
+    shared_backbone: ZImageBackbone, check_documented: Callable[..., None]
 ) -> None:
     """The editor's shift is not the base's."""
     editor = Editor(shared_backbone, Settings(steps=4, shift=5.0, height=48, width=48, questions="v1"))
-    result = documented(editor, "Z-Image")
-    torch.manual_seed(0)
-    noises = torch.stack([torch.randn(1, 4, 12, 12) for _ in range(4)])
-    text = shared_backbone.encode_text(["make the cat orange"])
-    with torch.no_grad():
-        reference = shared_backbone.encode_image(result.photo[None])
-        x0 = rollout(
-            lambda x, t: shared_backbone.velocity(x, t, text, reference), noises, sampler_levels(editor.levels, 1)
-        )
-        image = shared_backbone.decode_latents(x0).clamp(0, 1)[0]
-    torch.testing.assert_close(result.image, image, atol=0.51 / 255, rtol=0)
-    assert image.std() > 0.01
+    check_documented(editor, "Z-Image", lambda step: torch.randn(1, 4, 12, 12))
