@@ -101,7 +101,8 @@ def test_help_tells_a_stranger_where_to_begin(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "edit", "train", "evaluate", "oracle", "judge", "judge audit", "tiny", "tiny build"]
+    "command",
+    ["demo", "edit", "train", "evaluate", "oracle", "import", "export", "judge", "judge audit", "tiny", "tiny build"],
 )
 def test_every_command_has_help(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
@@ -272,6 +273,17 @@ def test_judge_audit(run: Run, stub: Any) -> None:
         (("tiny:judge", None, None, Settings(0, 16, 8, 20, 16), Path("runs/audit")), {"as_json": False}),
         (("j", Path("c"), "b", Settings(5, 2, 0, 3, 4), Path("out")), {"as_json": True}),
     ]
+
+
+def test_import_and_export(run: Run, stub: Any) -> None:
+    calls = stub("nopair.exchange", "import_editor")
+    assert run("import", "npedit.pt", "--base", "z", "-o", "out") == (0, "the editor is in out\n", "")
+    assert run("import", "npedit.pt", "-o", "out")[0] == run("import", "--base", "z", "-o", "out")[0] == 2
+    assert calls == [((Path("npedit.pt"), Path("z"), Path("out"), "bf16"), {})]
+    calls = stub("nopair.exchange", "export_editor")
+    assert run("export", "tiny:editor", "-o", "out", "--dtype", "fp32") == (0, "the copy is in out\n", "")
+    assert run("export", "tiny:editor")[0] == run("export", "m", "-o", "out", "--dtype", "int8")[0] == 2
+    assert calls == [(("tiny:editor", Path("out"), "fp32"), {})]
 
 
 # edit -----------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ app.add_typer(judges, name="judge")
 
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], typer.Option(help="Precision of the weights written.")]
 
 
@@ -164,9 +163,9 @@ def import_(
     dtype: Dtype = "bf16",
 ) -> None:
     """Make an editor of the student that the authors of NP-Edit publish (huggingface.co/nupurkmr9/npedit)."""
-    from nopair.exchange import DTYPES, import_editor
+    from nopair.exchange import import_editor
 
-    import_editor(checkpoint, base, output, DTYPES[dtype])
+    import_editor(checkpoint, base, output, dtype)
     _print(f"the editor is in {output}")
 
 
@@ -177,9 +176,9 @@ def export(
     dtype: Dtype = "bf16",
 ) -> None:
     """Copy an editor for use in stock diffusers, whose scheduler then samples as nopair does: see docs/export.md."""
-    from nopair.exchange import DTYPES, export_editor
+    from nopair.exchange import export_editor
 
-    export_editor(model, output, DTYPES[dtype])
+    export_editor(model, output, dtype)
     _print(f"the copy is in {output}")
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -17,11 +17,12 @@ from nopair.editor import SETTINGS_FILE, Editor, Settings
 from nopair.errors import ModelError
 from nopair.weights import resolve
 
-DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+Precision = Literal["bf16", "fp16", "fp32"]
+DTYPES: Final[dict[Precision, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def import_editor(checkpoint: Path, base: Path, output: Path, dtype: torch.dtype) -> None:
-    """Write an editor of the authors' published student (see `nopair.backbones.authors`), all of it in `dtype`.
+def import_editor(checkpoint: Path, base: Path, output: Path, precision: Precision) -> None:
+    """Write an editor of the authors' published student (see `nopair.backbones.authors`), all in one precision.
 
     `base` is a folder of the Z-Image it was trained from; autoencoder, text encoder and tokenizer are taken from there.
 
@@ -29,6 +30,7 @@ def import_editor(checkpoint: Path, base: Path, output: Path, dtype: torch.dtype
         ModelError: the checkpoint or the base cannot be used.
         OutputError: `output` cannot be written.
     """
+    dtype = DTYPES[precision]
     transformer = authors.read_student(checkpoint, base)
     nn.ModuleList([transformer]).to(dtype)
     backbone = ZImageBackbone.load_around(transformer, base, dtype)
@@ -42,8 +44,8 @@ def import_editor(checkpoint: Path, base: Path, output: Path, dtype: torch.dtype
     Editor(dataclasses.replace(backbone, dialect=authors.DIALECT), settings).save(output)
 
 
-def export_editor(model: str | Path, output: Path, dtype: torch.dtype) -> None:
-    """Copy an editor in `dtype`, with a scheduler that makes stock diffusers sample as nopair does: docs/export.md.
+def export_editor(model: str | Path, output: Path, precision: Precision) -> None:
+    """Copy an editor in a precision, with a scheduler that makes stock diffusers sample as nopair does: docs/export.md.
 
     The copy is still an editor of nopair's.
 
@@ -51,7 +53,7 @@ def export_editor(model: str | Path, output: Path, dtype: torch.dtype) -> None:
         ModelError: it cannot be read, or the schedule it was trained on is not one that its family's pipelines can do.
         OutputError: `output` cannot be written.
     """
-    editor = Editor.load(model, dtype=dtype)
+    editor = Editor.load(model, dtype=DTYPES[precision])
     scheduler = _renoising(load_scheduler(resolve(str(model)) / "scheduler"), editor, model)
     with folder_atomic(output, marker=SETTINGS_FILE) as part:
         editor.write(part)

@@ -169,7 +169,7 @@ def check_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def check(editor: Editor, heading: str, draw: Draw) -> None:
         side = editor.settings.height
         editor.save(tmp_path / "editor")
-        export_editor(tmp_path / "editor", tmp_path / "copy", torch.float32)
+        export_editor(tmp_path / "editor", tmp_path / "copy", "fp32")
         pixels = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(tmp_path / "photo.png")
         section = DOCS.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1]

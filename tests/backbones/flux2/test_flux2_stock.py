@@ -1,6 +1,7 @@
 """Editors of this family in stock diffusers: the code that docs/export.md gives to users."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from nopair.backbones.flux2 import Flux2KleinBackbone
 from nopair.editor import Editor, Settings
+from nopair.errors import ModelError
+from nopair.exchange import export_editor
 
 SIDE = 64
 
@@ -19,10 +22,18 @@ def _draw(step: int) -> Tensor:
     return torch.randn(1, 8 * 8, 16).transpose(1, 2).reshape(1, 16, 8, 8)
 
 
-@pytest.mark.parametrize("steps", [4])
 def test_the_documented_code_edits_as_nopair_does(
-    klein: Flux2KleinBackbone, check_documented: Callable[..., None], steps: int
+    klein: Flux2KleinBackbone, check_documented: Callable[..., None]
 ) -> None:
-    shift = klein.shift_for(SIDE, SIDE, steps)
-    editor = Editor(klein, Settings(steps=steps, shift=shift, height=SIDE, width=SIDE, questions="v1"))
+    shift = klein.shift_for(SIDE, SIDE, 4)
+    editor = Editor(klein, Settings(steps=4, shift=shift, height=SIDE, width=SIDE, questions="v1"))
     check_documented(editor, "FLUX.2 klein", _draw)
+
+
+def test_a_schedule_that_the_stock_pipeline_cannot_do_is_refused(klein: Flux2KleinBackbone, tmp_path: Path) -> None:
+    shift = 1.1 * klein.shift_for(SIDE, SIDE, 4)
+    Editor(klein, Settings(steps=4, shift=shift, height=SIDE, width=SIDE, questions="v1")).save(tmp_path / "editor")
+    with pytest.raises(ModelError, match=f"shifted by {shift:.4g}; stock pipelines of this family") as error:
+        export_editor(tmp_path / "editor", tmp_path / "copy", "fp32")
+    assert str(tmp_path / "editor") in str(error.value)
+    assert not (tmp_path / "copy").exists()
