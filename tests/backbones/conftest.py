@@ -1,19 +1,22 @@
 """A random-weight Z-Image small enough to run in milliseconds, built from configs only."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from diffusers import AutoencoderKL, DiffusionPipeline, ZImageTransformer2DModel
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2TokenizerFast, Qwen3Config, Qwen3Model
 
+from nopair.backbones.adapters import save_adapter
+from nopair.backbones.roles import LoraRoles
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.images import load_image
 from nopair.editor import Editor
@@ -189,5 +192,40 @@ def check_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
             image = backbone.decode_latents(x0)[0].clamp(0, 1)
         assert image.std() > 0.01
         torch.testing.assert_close(load_image(tmp_path / "new.png"), image, atol=0.51 / 255, rtol=0)
+
+    return check
+
+
+# --- adapters in stock diffusers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def check_adapter(tmp_path: Path) -> Callable[..., Any]:
+    """Saves a random adapter of a backbone alone, loads it with stock code onto the base, and compares its velocity
+    with that of the merged export. Returns the stock pipeline.
+    """
+
+    def check(backbone: Any, pipeline: type[DiffusionPipeline], targets: Sequence[str], channels: int) -> Any:
+        backbone.save(tmp_path / "base")
+        roles = LoraRoles.of(backbone, rank=3, alpha=5.0, targets=targets, seed=0)
+        weights = {name: 0.2 * torch.randn(weight.shape) for name, weight in roles.trainable("student").items()}
+        merged = backbone.with_transformer(roles.export("student", weights))
+        save_adapter(weights, 5.0, tmp_path / "adapter")
+
+        stock: Any = pipeline.from_pretrained(tmp_path / "base")
+        stock.load_lora_weights(tmp_path / "adapter")
+        loaded = backbone.with_transformer(stock.transformer)
+        noisy, t, reference = torch.randn(2, channels, 8, 8), torch.rand(2), torch.randn(2, channels, 8, 8)
+        text = backbone.encode_text(["a red circle", "remove it"])
+        with torch.no_grad():
+            for given in (None, reference):
+                wanted = merged.velocity(noisy, t, text, given)
+                torch.testing.assert_close(loaded.velocity(noisy, t, text, given), wanted, atol=2e-5, rtol=1e-4)
+                plain = roles.teacher.velocity(noisy, t, text, given)
+                assert (wanted - plain).abs().max() > 0.01
+        adapted = {name.rpartition(".lora_")[0] for name in weights}
+        found = {name for name, module in stock.transformer.named_modules() if isinstance(module, LoraLayer)}
+        assert found == adapted
+        return stock
 
     return check

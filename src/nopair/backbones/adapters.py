@@ -31,7 +31,7 @@ def save_adapter(weights: Mapping[str, Tensor], alpha: float | Mapping[str, floa
     """
     modules = _modules(weights)
     ranks = {module: len(weights[module + DOWN]) for module in modules}
-    alphas = dict.fromkeys(modules, alpha) if isinstance(alpha, int | float) else dict(alpha)
+    alphas = dict(alpha) if isinstance(alpha, Mapping) else dict.fromkeys(modules, alpha)
     if alphas.keys() != ranks.keys():
         raise ValueError(f"alpha is given for other modules: {sorted(alphas.keys() ^ ranks.keys())[0]}, first")
     first = modules[0]

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import Flux2KleinPipeline
 from torch import Tensor
 
 from nopair.backbones.flux2 import Flux2KleinBackbone
@@ -13,6 +15,7 @@ from nopair.errors import ModelError
 from nopair.exchange import export_editor
 
 SIDE = 64
+TARGETS = ("to_q", "to_out.0", "add_q_proj", "to_qkv_mlp_proj", "linear_in")
 
 
 def _draw(step: int) -> Tensor:
@@ -37,3 +40,10 @@ def test_a_schedule_that_the_stock_pipeline_cannot_do_is_refused(klein: Flux2Kle
         export_editor(tmp_path / "editor", tmp_path / "copy", "fp32")
     assert str(tmp_path / "editor") in str(error.value)
     assert not (tmp_path / "copy").exists()
+
+
+def test_stock_diffusers_loads_an_adapter_as_the_merged_export(
+    fresh: Flux2KleinBackbone, check_adapter: Callable[..., Any]
+) -> None:
+    """Also of the layers that carry three or four matrices in one."""
+    check_adapter(fresh, Flux2KleinPipeline, TARGETS, 16)

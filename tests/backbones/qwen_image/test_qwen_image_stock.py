@@ -1,6 +1,7 @@
 """Editors of this family in stock diffusers: the code that docs/export.md gives to users."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -35,3 +36,9 @@ def test_the_documented_code_edits_as_nopair_does(
     shift = backbone.shift_for(SIDE, SIDE, 4)
     editor = Editor(backbone, Settings(steps=4, shift=shift, height=SIDE, width=SIDE, questions="v1"))
     check_documented(editor, "Qwen-Image", _draw)
+
+
+def test_stock_diffusers_loads_an_adapter_as_the_merged_export(
+    make: Callable[..., QwenImageBackbone], check_adapter: Callable[..., Any]
+) -> None:
+    check_adapter(make(), QwenImagePipeline, ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "net.0.proj"), 4)

@@ -1,10 +1,16 @@
 """Editors of this family in stock diffusers: the code that docs/export.md gives to users."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 
-from nopair.backbones.sd3 import StableDiffusion3Backbone
+from nopair.backbones.adapters import save_adapter
+from nopair.backbones.roles import LoraRoles
+from nopair.backbones.sd3 import REFERENCE_MODULE, StableDiffusion3Backbone
 from nopair.editor import Editor, Settings
 
 
@@ -13,3 +19,23 @@ def test_the_documented_code_edits_as_nopair_does(
 ) -> None:
     editor = Editor(awake, Settings(steps=4, shift=5.0, height=32, width=32, questions="v1"))
     check_documented(editor, "Stable Diffusion 3", lambda step: torch.randn(1, 4, 8, 8))
+
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "net.0.proj", REFERENCE_MODULE)
+
+
+def test_stock_diffusers_loads_an_adapter_onto_a_widened_base_as_the_merged_export(
+    backbone: StableDiffusion3Backbone, check_adapter: Callable[..., Any]
+) -> None:
+    stock = check_adapter(backbone, StableDiffusion3Pipeline, TARGETS, 4)
+    assert stock.transformer.get_submodule(REFERENCE_MODULE).weight.shape[1] == 8
+
+
+def test_it_refuses_it_on_the_published_base(
+    backbone: StableDiffusion3Backbone, published: Path, tmp_path: Path
+) -> None:
+    roles = LoraRoles.of(backbone, rank=3, alpha=5.0, targets=TARGETS, seed=0)
+    save_adapter(roles.trainable("student"), 5.0, tmp_path)
+    stock = StableDiffusion3Pipeline.from_pretrained(published)
+    with pytest.raises(RuntimeError, match=r"pos_embed\.proj"):
+        stock.load_lora_weights(tmp_path)
