@@ -15,7 +15,7 @@ from nopair.errors import ModelError
 from nopair.exchange import export_editor
 
 SIDE = 64
-TARGETS = ("to_q", "to_out.0", "add_q_proj", "to_qkv_mlp_proj", "linear_in")
+TARGETS = ("to_q", "to_out.0", "add_q_proj", "to_qkv_mlp_proj", "linear_in", "x_embedder", "proj_out")
 
 
 def _draw(step: int) -> Tensor:

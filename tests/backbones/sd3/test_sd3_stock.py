@@ -39,3 +39,11 @@ def test_it_refuses_it_on_the_published_base(
     stock = StableDiffusion3Pipeline.from_pretrained(published)
     with pytest.raises(RuntimeError, match=r"pos_embed\.proj"):
         stock.load_lora_weights(tmp_path)
+
+
+def test_the_stock_pipeline_itself_cannot_run_an_editor(awake: StableDiffusion3Backbone, tmp_path: Path) -> None:
+    """Or docs/export.md would say so."""
+    awake.save(tmp_path)
+    stock = StableDiffusion3Pipeline.from_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="must match"):
+        stock("a red circle", height=32, width=32, num_inference_steps=1, guidance_scale=1.0)
