@@ -81,6 +81,9 @@ def test_a_student_of_another_architecture_is_refused(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "editor" / "transformer")
     with pytest.raises(ModelError, match="does not fit the base"):
         compose(load_recipe("demo", ["threads=1", f"base.student={tmp_path / 'editor'}"]))
+    (tmp_path / "editor" / "zimage.json").write_text('{"reference": "frames"}')
+    with pytest.raises(ModelError, match="was trained with the reference as frames"):
+        compose(load_recipe("demo", ["threads=1", f"base.student={tmp_path / 'editor'}"]))
     with pytest.raises(ConfigError, match="student needs roles: full"):
         load_recipe("demo", ["base.student=tiny:editor", "base.roles=lora"])
 

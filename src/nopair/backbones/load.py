@@ -48,3 +48,21 @@ def _loader(folder: Path) -> Callable[[Path, torch.dtype, Bits | None], StoredBa
             return ZImageBackbone.load
         case _:
             raise ModelError(f"{folder}: holds a {family}; nopair knows {', '.join(FAMILIES)}")
+
+
+def require_same_dialect(base: Path, other: Path) -> None:
+    """Check that the transformer of one folder may take the place of another's: that it reads references alike.
+
+    Only Z-Image has more than one way (see `nopair.backbones.zimage_reference`), and weights do not tell them apart.
+
+    Raises:
+        ModelError: it does not, or a folder's dialect cannot be read.
+    """
+    from nopair.backbones.zimage_reference import read_dialect
+
+    wanted, found = read_dialect(base), read_dialect(other)
+    if wanted != found:
+        raise ModelError(
+            f"{other}: was trained with the reference as {found.reference} and thinking {found.thinking}, {base} has "
+            f"{wanted.reference} and {wanted.thinking}; take a base and a student of the same kind"
+        )

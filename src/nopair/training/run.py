@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nopair.backbones.base import Backbone, StoredBackbone
 from nopair.backbones.folder import load_model
-from nopair.backbones.load import load_backbone
+from nopair.backbones.load import load_backbone, require_same_dialect
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.config import JudgeConfig, PhotoDataConfig, Recipe
 from nopair.data.loader import Source
@@ -98,7 +98,9 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
     roles = _roles(recipe, backbone)
     if recipe.base.student is not None:
-        _start_from(roles.student.transformer, resolve(recipe.base.student) / "transformer")
+        student = resolve(recipe.base.student)
+        require_same_dialect(resolve(recipe.base.path), student)
+        _start_from(roles.student.transformer, student / "transformer")
     if recipe.base.compile:
         _compile(roles)
     shift = _shift(recipe, backbone, size)
