@@ -42,10 +42,6 @@ class FileToy(ToyBackbone):
         toy.transformer.load_state_dict(torch.load(folder / "toy.pt", weights_only=True))
         return cls(toy.transformer.to(dtype))
 
-    def to(self, device: torch.device | str) -> Self:
-        self.transformer.to(device)
-        return self
-
 
 @pytest.fixture
 def editor() -> Editor:

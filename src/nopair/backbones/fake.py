@@ -69,6 +69,14 @@ class ToyBackbone:
         """The constant it was built with."""
         return self.shift
 
+    def to(self, device: torch.device | str) -> "ToyBackbone":
+        """Move the transformer to `device`, in place, and return self."""
+        self.transformer.to(device)
+        return self
+
+    def checkpoint(self) -> None:
+        """Nothing to do: there are no activations worth recomputing."""
+
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """One token a word, none for the empty prompt."""
         words = [sorted(re.findall(r"\w+", prompt.lower())) for prompt in prompts]
