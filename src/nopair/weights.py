@@ -1,12 +1,15 @@
 """Where model folders are: paths, and the short names of the models that come with nopair."""
 
 import importlib.resources
+import re
 from pathlib import Path
 from typing import Final
 
 from nopair.errors import ModelError
 
 PREFIX: Final = "tiny:"
+_HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""What names on the hub look like; so do relative paths."""
 PARTS: Final = ("base", "judge", "editor")
 
 
@@ -24,6 +27,11 @@ def resolve(name: str) -> Path:
     if not name.startswith(PREFIX):
         folder = Path(name)
         if not name or not _exists(folder):  # Path("") is the current folder
+            if _HUB.fullmatch(name):
+                raise ModelError(
+                    f"{name}: no such model folder, and nopair downloads nothing; if it is a name on the Hugging Face hub, "
+                    f"run: hf download {name} --local-dir FOLDER, and give FOLDER instead (gated models need hf auth login)"
+                )
             raise ModelError(f"{name}: no such model folder; check the path, or use {PREFIX}editor")
         return folder
     part = name.removeprefix(PREFIX)
