@@ -29,8 +29,9 @@ def resolve(name: str) -> Path:
         if not name or not _exists(folder):  # Path("") is the current folder
             if _HUB.fullmatch(name):
                 raise ModelError(
-                    f"{name}: no such model folder, and nopair downloads nothing; if it is a name on the Hugging Face hub, "
-                    f"run: hf download {name} --local-dir FOLDER, and give FOLDER instead (gated models need hf auth login)"
+                    f"{name}: no such model folder, and nopair downloads nothing; if it is a name on the Hugging Face "
+                    f"hub, run: hf download {name} --local-dir FOLDER, and give FOLDER instead (a gated model needs "
+                    "hf auth login first)"
                 )
             raise ModelError(f"{name}: no such model folder; check the path, or use {PREFIX}editor")
         return folder
