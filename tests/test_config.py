@@ -65,6 +65,7 @@ data:
   seed: 0
   nothing_share: 0.01
   categories: null
+  cache: null
 sampling:
   steps: 4
   shift: null

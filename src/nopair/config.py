@@ -114,6 +114,10 @@ class WorldDataConfig(Section):
     categories: tuple[Words, ...] | None = Field(
         default=None, min_length=1, description="kinds of edit to train; null for all"
     )
+    cache: Words | None = Field(
+        default=None,
+        description="folder for encoded prompts and references, made before training; the text encoder is then dropped",
+    )
 
     @model_validator(mode="after")
     def _known_categories(self) -> "WorldDataConfig":
@@ -130,6 +134,10 @@ class PhotoDataConfig(Section):
     width: Count = Field(default=512, description="columns of pixels that are trained at")
     seed: Natural = Field(default=0, description="order of the photos")
     nothing_share: Fraction = Field(default=0.01, description="share of records made to ask for no change, 0 to 1")
+    cache: Words | None = Field(
+        default=None,
+        description="folder for encoded prompts and references, made before training; the text encoder is then dropped",
+    )
 
 
 DataConfig = Annotated[WorldDataConfig | PhotoDataConfig, Field(discriminator="source")]

@@ -15,7 +15,7 @@ import nopair.training.run as run_module
 from nopair.backbones.load import load_backbone
 from nopair.config import Recipe, load_recipe, path_override
 from nopair.editor import Editor
-from nopair.errors import ConfigError, MissingExtraError, ModelError
+from nopair.errors import ConfigError, DataError, MissingExtraError, ModelError
 from nopair.training.run import EDITOR, compose, train
 
 TESTS = Path(__file__).parent.parent
@@ -228,3 +228,29 @@ def test_a_quantised_base_exports_onto_the_base_as_it_is(
     monkeypatch.setattr(run_module, "load_backbone", load)
     exported, original = weights(compose(quantised).editor()), weights(compose(plain).editor())
     assert all(torch.equal(value, original[name]) for name, value in exported.items())  # adapters start at nothing
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_was_encoded_before_trains_the_same_student(base: str, models: Path, tmp_path: Path) -> None:
+    plain = recipe(models, base, "smolvlm", tmp_path / "plain", *adapters_of(base))
+    cache = path_override("data.cache", tmp_path / "cache")
+    cached = recipe(models, base, "smolvlm", tmp_path / "cached", *adapters_of(base), cache)
+    for run in (plain, cached):
+        train(run, resume=False)
+    first, second = Editor.load(tmp_path / "plain" / EDITOR), Editor.load(tmp_path / "cached" / EDITOR)
+    for name, value in weights(first).items():
+        torch.testing.assert_close(weights(second)[name], value, rtol=1e-3, atol=1e-4)
+    photo = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(
+        first.edit(photo, ["make it blue"], [0]), second.edit(photo, ["make it blue"], [0]), atol=0.02, rtol=0
+    )
+
+    entries = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len({entry.parent.parent for entry in entries}) == 1
+    training = compose(cached)
+    assert {value.device.type for value in training.backbone.text_encoder.parameters()} == {"meta"}  # pyright: ignore
+    assert sorted((tmp_path / "cache").rglob("*.safetensors")) == entries  # nothing is made again
+    for entry in entries:
+        entry.write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"damaged .*; delete it"):
+        training.npedit.step(0)

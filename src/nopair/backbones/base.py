@@ -97,6 +97,10 @@ class StoredBackbone(Backbone, Protocol):
         """Move all modules to `device`, in place, and return self."""
         ...
 
+    def drop_text_encoder(self) -> None:
+        """Free its memory. `encode_text` and `save` do not work any more, for any backbone that shares it."""
+        ...
+
     def checkpoint(self) -> None:
         """From now on, recompute activations of the transformer (in train mode) and of the decoder in the backward
         pass, instead of keeping them. Changes no result.

@@ -74,6 +74,9 @@ class ToyBackbone:
         self.transformer.to(device)
         return self
 
+    def drop_text_encoder(self) -> None:
+        """Nothing to do: there is none."""
+
     def checkpoint(self) -> None:
         """Nothing to do: there are no activations worth recomputing."""
 

@@ -122,6 +122,10 @@ class Flux2KleinBackbone:
         nn.ModuleList([self.vae, self.text_encoder, self.transformer]).to(device)
         return self
 
+    def drop_text_encoder(self) -> None:
+        """Its weights go to the meta device, where they take no memory."""
+        nn.ModuleList([self.text_encoder]).to("meta")
+
     def checkpoint(self) -> None:
         """Both are the library's own gradient checkpointing."""
         self.transformer.enable_gradient_checkpointing()

@@ -131,6 +131,10 @@ class QwenImageBackbone:
         nn.ModuleList([self.vae, self.text_encoder, self.transformer]).to(device)
         return self
 
+    def drop_text_encoder(self) -> None:
+        """Its weights go to the meta device, where they take no memory."""
+        nn.ModuleList([self.text_encoder]).to("meta")
+
     def checkpoint(self) -> None:
         """The library's own gradient checkpointing, of the transformer alone: this family's decoder has none."""
         self.transformer.enable_gradient_checkpointing()

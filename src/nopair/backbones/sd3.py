@@ -150,6 +150,11 @@ class StableDiffusion3Backbone:
         nn.ModuleList([module for module in modules if module is not None]).to(device)
         return self
 
+    def drop_text_encoder(self) -> None:
+        """Its weights go to the meta device, where they take no memory."""
+        encoders = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        nn.ModuleList([encoder for encoder in encoders if encoder is not None]).to("meta")
+
     def checkpoint(self) -> None:
         """Both are the library's own gradient checkpointing."""
         self.transformer.enable_gradient_checkpointing()

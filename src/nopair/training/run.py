@@ -25,9 +25,11 @@ from nopair.judges.ensemble import JudgeEnsemble
 from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
+from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.loop import run_phases
 from nopair.training.phases import EditPhase, Parts, WarmupPhase
 from nopair.training.sampling import Sampler
+from nopair.types import EditBatch
 from nopair.weights import resolve
 from nopair.world.records import WorldSource
 from nopair.world.scenes import SIZE
@@ -57,7 +59,8 @@ class Training:
         return self._editor({name: value.detach() for name, value in self.roles.trainable("student").items()})
 
     def _editor(self, weights: Mapping[str, Tensor]) -> Editor:
-        transformer = self._plain_roles().export("student", weights)
+        backbone, roles = self._whole()
+        transformer = roles.export("student", weights)
         height, width = self.size
         settings = Settings(
             steps=self.recipe.sampling.steps,
@@ -66,16 +69,17 @@ class Training:
             width=width,
             questions=VERSION,
         )
-        return Editor(self.backbone.with_transformer(transformer), settings)
+        return Editor(backbone.with_transformer(transformer), settings)
 
-    def _plain_roles(self) -> Roles:
-        """What the student is exported from: a quantised base has lost what its adapters are to be added to, so the
-        base is read again as it is.
+    def _whole(self) -> tuple[StoredBackbone, Roles]:
+        """What the student is exported from. Where training has dropped the text encoder, or holds weights quantised,
+        which have lost what adapters are to be added to, the base is read again as it is.
         """
         base = self.recipe.base
-        if base.bits is None:
-            return self.roles
-        return _roles(self.recipe, load_backbone(resolve(base.path), getattr(torch, base.dtype)))
+        if base.bits is None and self.recipe.data.cache is None:
+            return self.backbone, self.roles
+        backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype))
+        return backbone, self.roles if base.bits is None else _roles(self.recipe, backbone)
 
 
 def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
@@ -94,9 +98,11 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     backbone.latent_shape(*size)  # a size that the base cannot take is told before anything else is loaded
     if base.checkpointing:
         backbone.checkpoint()
+    examples = shown.batch(range(recipe.logging.sample_scenes))
+    trained = backbone if recipe.data.cache is None else _cached(recipe, backbone, source, examples)
     judge = _judges((recipe.judge, *recipe.ensemble), device)
     bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
-    roles = _roles(recipe, backbone)
+    roles = _roles(recipe, trained)
     if recipe.base.student is not None:
         student = resolve(recipe.base.student)
         require_same_dialect(resolve(recipe.base.path), student)
@@ -105,7 +111,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
         _compile(roles)
     shift = _shift(recipe, backbone, size)
     schedule = levels(recipe.sampling.steps, shift)
-    sampler = Sampler(roles.student, shown.batch(range(recipe.logging.sample_scenes)), schedule, recipe.seed)
+    sampler = Sampler(roles.student, examples, schedule, recipe.seed)
     parts = Parts(recipe, roles, judge, bystander, source, shift, schedule, sampler)
     return Training(recipe, backbone, size, judge, roles, WarmupPhase(parts), EditPhase(parts))
 
@@ -124,6 +130,16 @@ def _sources(recipe: Recipe) -> tuple[Source, Source, tuple[int, int]]:
     return worlds[0], worlds[1], (SIZE, SIZE)
 
 
+def _cached(recipe: Recipe, backbone: StoredBackbone, source: Source, examples: EditBatch) -> CachedBackbone:
+    """Encode all that training will need, once for all runs on this base, and drop the text encoder."""
+    assert recipe.data.cache is not None, "the caller looked"
+    base = recipe.base
+    store = Store.of(Path(recipe.data.cache), resolve(base.path), f"{base.dtype} {base.bits}")
+    fill(store, backbone, recipe, source, examples)
+    backbone.drop_text_encoder()
+    return CachedBackbone(backbone, store)
+
+
 def _judges(configs: Sequence[JudgeConfig], device: torch.device | str) -> Judge:
     """One judge, or several as one."""
     judges = [load_judge(resolve(one.path), getattr(torch, one.dtype), one.bits) for one in configs]
@@ -139,7 +155,7 @@ def _shift(recipe: Recipe, backbone: Backbone, size: tuple[int, int]) -> float:
     return recipe.sampling.shift or backbone.shift_for(*size, recipe.sampling.steps)
 
 
-def _roles(recipe: Recipe, backbone: StoredBackbone) -> Roles:
+def _roles(recipe: Recipe, backbone: Backbone) -> Roles:
     if recipe.base.roles == "full":
         return FullRoles.of(backbone)
     lora = recipe.base.lora

@@ -1,0 +1,183 @@
+"""Encoded prompts and references on disk: made once, before training, so that the text encoder need not stay.
+
+An entry is one safetensors file, named by what was encoded; its folder is named by what encoded it. So runs, and
+processes, that share a base share entries, and another base never meets them.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from nopair.backbones.base import Backbone
+from nopair.config import Recipe
+from nopair.data.files import make_folder, write_atomic
+from nopair.data.loader import Source
+from nopair.errors import DataError
+from nopair.types import EditBatch, Text
+
+ENCODERS: Final = ("text_encoder*", "tokenizer*", "vae")
+"""Parts of a pipeline folder that decide what an entry is."""
+CHUNK: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A folder of entries of one base in one precision."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, cache: Path, base: Path, precision: str) -> "Store":
+        """The entries in `cache` that the encoders in the folder `base` make. Reads all their files once.
+
+        Raises:
+            OutputError: the folder cannot be created.
+        """
+        name = hashlib.sha256(precision.encode())
+        for pattern in ENCODERS:
+            for path in sorted(file for part in base.glob(pattern) for file in part.rglob("*") if file.is_file()):
+                name.update(path.relative_to(base).as_posix().encode())
+                with path.open("rb") as file:
+                    name.update(hashlib.file_digest(file, "sha256").digest())
+        folder = cache / name.hexdigest()[:16]
+        make_folder(folder)
+        return cls(folder)
+
+    def path(self, key: str) -> Path:
+        """Where an entry is, or would be."""
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def read(self, key: str, what: str) -> dict[str, Tensor]:
+        """An entry. `what` names it for the message.
+
+        Raises:
+            DataError: it is not there, or damaged.
+        """
+        path = self.path(key)
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            raise DataError(f"{self.folder}: has no entry for {what}; run the same recipe again to make it") from None
+        except (OSError, SafetensorError) as error:
+            line = str(error).splitlines()[0]
+            raise DataError(f"{path}: damaged ({line}); delete it and run the same recipe again") from None
+
+    def write(self, key: str, entry: Mapping[str, Tensor]) -> None:
+        """Write an entry, complete or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path = self.path(key)
+        make_folder(path.parent)
+        write_atomic(path, save({name: value.detach().cpu().contiguous() for name, value in entry.items()}))
+
+
+def prompt_key(prompt: str) -> str:
+    """Name of a prompt's entry."""
+    return hashlib.sha256(b"prompt\0" + prompt.encode()).hexdigest()
+
+
+def image_key(pixels: Float[Tensor, "3 height width"]) -> str:
+    """Name of an image's entry."""
+    shape = "x".join(map(str, pixels.shape))
+    return hashlib.sha256(f"image {shape}\0".encode() + pixels.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class CachedBackbone:
+    """A backbone whose prompts and references come from a store; a `nopair.backbones.base.Backbone`.
+
+    What is not in the store is an error and is never encoded on the way, as the encoder may be gone.
+    """
+
+    backbone: Backbone
+    store: Store
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.backbone.transformer
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        return self.backbone.adapter_ranks
+
+    def shift_for(self, height: int, width: int, steps: int) -> float:
+        return self.backbone.shift_for(height, width, steps)
+
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """Entries of the prompts, padded with zeros to the longest.
+
+        Raises:
+            DataError: one of them is not in the store, or damaged.
+        """
+        entries = [self.store.read(prompt_key(prompt), repr(prompt)) for prompt in prompts]
+        device = next(self.transformer.parameters()).device
+        lengths = tuple(len(entry["features"]) for entry in entries)
+        features = nn.utils.rnn.pad_sequence([entry["features"] for entry in entries], batch_first=True)
+        pooled = torch.stack([entry["pooled"] for entry in entries]).to(device) if "pooled" in entries[0] else None
+        return Text(features.to(device), lengths, pooled)
+
+    def encode_image(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
+        """Entries of the images.
+
+        Raises:
+            DataError: one of them is not in the store, or damaged.
+        """
+        entries = [self.store.read(image_key(image), "a reference image")["latents"] for image in pixels]
+        return torch.stack(entries).to(pixels)
+
+    def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
+        return self.backbone.decode_latents(latents)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return self.backbone.latent_shape(height, width)
+
+    def velocity(
+        self,
+        noisy: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        text: Text,
+        reference: Float[Tensor, "b c h w"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        return self.backbone.velocity(noisy, t, text, reference)
+
+    def with_transformer(self, transformer: nn.Module) -> "CachedBackbone":
+        """The same store around another transformer."""
+        return dataclasses.replace(self, backbone=self.backbone.with_transformer(transformer))
+
+
+@torch.no_grad()
+def fill(store: Store, backbone: Backbone, recipe: Recipe, source: Source, shown: EditBatch) -> None:
+    """Encode whatever training by `recipe` will ask for and the store does not have, one by one.
+
+    Raises:
+        DataError: a photo cannot be read.
+        OutputError: an entry cannot be written.
+    """
+    device = next(backbone.transformer.parameters()).device
+    for batch in (shown, *_batches(recipe, source)):
+        for prompt in {*batch.captions, *batch.instructions, *batch.edited_captions, recipe.npedit.negative_prompt}:
+            if prompt is not None and not store.path(prompt_key(prompt)).is_file():
+                text = backbone.encode_text([prompt])
+                entry = {"features": text.features[0, : text.lengths[0]]}
+                store.write(prompt_key(prompt), entry if text.pooled is None else entry | {"pooled": text.pooled[0]})
+        for image in batch.reference:
+            if not store.path(image_key(image)).is_file():
+                store.write(image_key(image), {"latents": backbone.encode_image(image[None].to(device))[0]})
+
+
+def _batches(recipe: Recipe, source: Source) -> Iterator[EditBatch]:
+    """All records that either phase visits, which both number from 0."""
+    count = max(phase.steps * phase.batch for phase in (recipe.warmup, recipe.npedit))
+    for start in range(0, count, CHUNK):
+        yield source.batch(range(start, min(start + CHUNK, count)))

@@ -1,0 +1,79 @@
+"""What was encoded before: found again by content, and by nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nopair.backbones.base import Backbone
+from nopair.backbones.fake import ToyBackbone
+from nopair.config import load_recipe
+from nopair.errors import DataError, OutputError
+from nopair.training.cache import CachedBackbone, Store, fill, image_key, prompt_key
+from nopair.world.records import WorldSource
+
+SHORT = ["warmup.steps=1", "warmup.batch=2", "npedit.steps=2", "npedit.batch=3"]
+
+
+def base(folder: Path, weights: bytes = b"1") -> Path:
+    for part in ("text_encoder", "tokenizer", "vae", "transformer"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "weights").write_bytes(weights)
+    return folder
+
+
+def filled(tmp_path: Path) -> tuple[CachedBackbone, ToyBackbone, WorldSource]:
+    toy, store = ToyBackbone.build(seed=0), Store.of(tmp_path / "cache", base(tmp_path / "base"), "float32")
+    source = WorldSource(seed=0, held_out=False, nothing_share=0.5)
+    fill(store, toy, load_recipe("demo", SHORT), source, source.batch([90]))
+    return CachedBackbone(toy, store), toy, source
+
+
+def test_entries_are_what_the_backbone_makes(tmp_path: Path) -> None:
+    cached, toy, source = filled(tmp_path)
+    assert isinstance(cached, Backbone)
+    for batch in (source.batch(range(6)), source.batch([90])):
+        for prompts in (batch.captions, batch.instructions, batch.edited_captions):
+            found, made = cached.encode_text(prompts), toy.encode_text(prompts)
+            assert found.lengths == made.lengths
+            assert torch.equal(found.features, made.features)
+        assert torch.equal(cached.encode_image(batch.reference), toy.encode_image(batch.reference))
+    other = cached.with_transformer(ToyBackbone.build(seed=1).transformer)
+    assert other.store == cached.store
+    assert other.transformer is not cached.transformer
+
+
+def test_what_is_not_there_is_named_and_never_made_on_the_way(tmp_path: Path) -> None:
+    cached, _, source = filled(tmp_path)
+    with pytest.raises(DataError, match="no entry for 'fly to the moon'"):
+        cached.encode_text(["fly to the moon"])
+    with pytest.raises(DataError, match="a reference image"):
+        cached.encode_image(source.batch([6]).reference)
+
+
+def test_the_store_is_named_by_what_encodes(tmp_path: Path) -> None:
+    cache, folder = tmp_path / "cache", base(tmp_path / "base")
+    store = Store.of(cache, folder, "float32")
+    assert Store.of(cache, base(tmp_path / "copy"), "float32") == store
+    assert Store.of(cache, folder, "bfloat16") != store
+    (folder / "transformer" / "weights").write_bytes(b"2")  # does not encode
+    assert Store.of(cache, folder, "float32") == store
+    (folder / "text_encoder" / "weights").write_bytes(b"2")
+    assert Store.of(cache, folder, "float32") != store
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError):
+        Store.of(tmp_path / "file", folder, "float32")
+
+
+@given(st.text(), st.text())
+def test_other_prompts_have_other_names(one: str, other: str) -> None:
+    assert (prompt_key(one) == prompt_key(other)) == (one == other)
+
+
+def test_other_images_have_other_names() -> None:
+    image = torch.rand(3, 4, 6)
+    assert image_key(image) == image_key(image.clone())
+    assert image_key(image) != image_key(image + 1e-6)
+    assert image_key(image) != image_key(image.reshape(3, 6, 4))
