@@ -69,10 +69,13 @@ def toy_editor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def save(self, folder: Path) -> None:
             raise AssertionError("nothing here saves a model")
 
+        def to(self, device: torch.device | str) -> "FileToy":
+            return self
+
     asked: list[str] = []
     settings = Settings(steps=2, shift=3.0, height=16, width=16, questions="v1")
 
-    def load(cls: type[Editor], model: str) -> Editor:
+    def load(cls: type[Editor], model: str, device: torch.device) -> Editor:
         asked.append(model)
         return Editor(FileToy.build(seed=1), settings)
 
@@ -219,11 +222,11 @@ def test_train(run: Run, stub: Any) -> None:
     calls = stub("nopair.training.run", "train")
     folder = "it's a: folder #1"
     assert run("train", "demo", "npedit.lr=0.125", "seed=9", "--resume", "latest", "--output", folder)[0] == 0
-    assert run("train", "demo")[0] == 0
+    assert run("train", "demo", "--device", "cuda:1")[0] == 0
     [((changed,), resumed), ((plain,), fresh)] = calls
     assert (changed.npedit.lr, changed.seed, changed.output) == (0.125, 9, folder)
     assert plain.output != folder
-    assert (resumed, fresh) == ({"resume": True}, {"resume": False})
+    assert (resumed, fresh) == ({"resume": True, "device": "auto"}, {"resume": False, "device": "cuda:1"})
 
 
 @pytest.mark.parametrize("arguments", [["dmeo"], ["demo", "npedit.lrr=1"], ["no/such.yaml"]])
@@ -251,7 +254,7 @@ def test_oracle_and_evaluate(run: Run, stub: Any) -> None:
     assert calls == [((5,), {})]
     calls = stub("nopair.evaluation.world", "evaluate")
     assert run("evaluate", "--model", "m", "--per-category", "2", "--seed", "1", "-o", "out")[0] == 0
-    assert calls == [(("m", 2, 1, Path("out")), {})]
+    assert calls == [(("m", 2, 1, Path("out"), "auto"), {})]
 
 
 def test_judge_audit(run: Run, stub: Any) -> None:

@@ -31,6 +31,7 @@ app.add_typer(judges, name="judge")
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], typer.Option(help="Precision of the weights written.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
 def _print_version(wanted: bool) -> bool:
@@ -88,6 +89,7 @@ def edit(
         int | None, typer.Option(min=1, max=1000, help="Sampling steps, instead of those the editor was trained for.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images edited at a time; the results do not depend on it.")] = 8,
+    device: Device = "auto",
 ) -> None:
     """Edit an image, or many, as an instruction says.
 
@@ -101,9 +103,10 @@ def edit(
     for failure in failures:
         _tell(failure)
     if jobs:
+        from nopair.device import choose_device
         from nopair.editor import Editor, run_jobs
 
-        editor = Editor.load(model)
+        editor = Editor.load(model, choose_device(device))
         editor = editor if steps is None else editor.with_steps(steps)
         asked = len(jobs) + len(failures)
         for job, error in run_jobs(editor, jobs, batch):
@@ -131,13 +134,17 @@ def train(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder of the run, instead of the recipe's own."),
     ] = None,
+    device: Device = "auto",
 ) -> None:
-    """Train an editor as a recipe says. Ctrl-C saves first; `--resume latest` goes on from there, bit for bit."""
+    """Train an editor as a recipe says. Ctrl-C saves first; `--resume latest` goes on from there, bit for bit.
+
+    On several GPUs: `torchrun --nproc-per-node 8 -m nopair train RECIPE`.
+    """
     from nopair.config import load_recipe, path_override
     from nopair.training.run import train as run_train
 
     changes = [*(overrides or []), *([] if output is None else [path_override("output", output)])]
-    run_train(load_recipe(recipe, changes), resume=resume is not None)
+    run_train(load_recipe(recipe, changes), resume=resume is not None, device=device)
 
 
 @app.command()
@@ -148,11 +155,12 @@ def evaluate(
     per_category: Annotated[int, typer.Option(min=1, help="Held-out scenes for each kind of edit.")] = 32,
     seed: Seed = 0,
     output: Folder = Path("runs/evaluate"),
+    device: Device = "auto",
 ) -> None:
     """Score an editor on held-out scenes of the shapes world: the oracle's verdict, and the judge's beside it."""
     from nopair.evaluation.world import evaluate as run_evaluate
 
-    run_evaluate(model, per_category, seed, output)
+    run_evaluate(model, per_category, seed, output, device)
 
 
 @app.command(name="import")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,9 @@ from nopair.backbones.base import Backbone
 from nopair.backbones.fake import ToyBackbone
 from nopair.config import load_recipe
 from nopair.errors import DataError, OutputError
+from nopair.training import cache
 from nopair.training.cache import CachedBackbone, Store, fill, image_key, prompt_key
+from nopair.training.parallel import Ranks
 from nopair.world.records import WorldSource
 
 SHORT = ["warmup.steps=1", "warmup.batch=2", "npedit.steps=2", "npedit.batch=3"]
@@ -43,6 +46,24 @@ def test_entries_are_what_the_backbone_makes(tmp_path: Path) -> None:
     other = cached.with_transformer(ToyBackbone.build(seed=1).transformer)
     assert other.store == cached.store
     assert other.transformer is not cached.transformer
+
+
+def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CHUNK", 2)
+    waited: list[int] = []
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, operation: waited.append(len(entries())))
+
+    def entries() -> set[str]:
+        return {path.name for path in tmp_path.rglob("*.safetensors")}
+
+    source = WorldSource(seed=0, held_out=False, nothing_share=0.5)
+    toy, store = ToyBackbone.build(seed=0), Store.of(tmp_path / "cache", base(tmp_path / "base"), "float32")
+    for rank in range(2):
+        fill(store, toy, load_recipe("demo", SHORT), source, source.batch([90]), Ranks(rank, 2))
+    one, both = waited
+    filled(tmp_path / "alone")
+    assert 0 < one < both == len(entries())  # nothing is left for a rank alone, and nothing too much
+    assert both == len({path.name for path in (tmp_path / "cache").rglob("*.safetensors")})
 
 
 def test_what_is_not_there_is_named_and_never_made_on_the_way(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from nopair.backbones.load import load_backbone
 from nopair.config import Recipe, load_recipe, path_override
 from nopair.editor import Editor
 from nopair.errors import ConfigError, DataError, MissingExtraError, ModelError
+from nopair.judges.questions import questions_for
 from nopair.training.run import EDITOR, compose, train
 
 TESTS = Path(__file__).parent.parent
@@ -123,6 +124,24 @@ def test_judges_together_and_one_that_only_watches(models: Path, tmp_path: Path)
     assert alone == {name: value for name, value in first.items() if not name.startswith("bystander")}
     single = compose(watched.model_copy(update={"bystander": None, "ensemble": ()})).npedit.step(0)
     assert single["judge"] != alone["judge"]
+
+
+@pytest.mark.parametrize(("base", "judge"), list(zip((*BASES, BASES[0]), JUDGES, strict=True)))
+def test_every_family_keeps_to_its_device(far: ModuleType, models: Path, tmp_path: Path, base: str, judge: str) -> None:
+    """A step as on the CPU, on a device that refuses to be mixed with it; then its state, and an edit."""
+    cache = [path_override("data.cache", tmp_path / "cache")] if judge == JUDGES[-1] else []
+    run = recipe(models, base, judge, tmp_path, "npedit.batch=1", "npedit.fake_steps=1", "sampling.steps=1", *cache)
+    expected = compose(run).npedit.step(0)
+    with far.far_device() as device:
+        training = compose(run, device)
+        phase = training.npedit
+        assert phase.step(0) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        phase.load_state(phase.state())
+        photos = torch.rand(1, 3, 64, 64)
+        asked = [questions_for("add", "add a hat", "hat")]
+        # As an evaluation does: images on the CPU in, results there out.
+        assert training.editor().edit(photos, ["add a hat"], [1]).device == photos.device
+        assert training.judge.yes_minus_no(photos, photos, asked).device == photos.device
 
 
 def test_models_in_each_others_place_are_told_apart(models: Path, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Where records come from during training."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+import torch
 
 from nopair.types import EditBatch
 
@@ -13,3 +17,17 @@ class Source(Protocol):
     def batch(self, indices: Sequence[int]) -> EditBatch:
         """Those records, stacked."""
         ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """A source with its images on `device`: where records leave the CPU, so that training never asks where they are."""
+
+    source: Source
+    device: torch.device
+
+    def batch(self, indices: Sequence[int]) -> EditBatch:
+        """See `Source.batch`."""
+        batch = self.source.batch(indices)
+        return dataclasses.replace(batch, reference=batch.reference.to(self.device))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.files import make_folder, write_atomic
+from nopair.device import choose_device
 from nopair.editor import Editor
 from nopair.evaluation.results import Marks, Verdict, verdict_json
 from nopair.judges.base import Judge
@@ -145,10 +146,11 @@ def print_oracle(count: int) -> None:
     Console().print(drawn)
 
 
-def evaluate(model: str, per_category: int, seed: int, output: Path) -> None:
-    """Score the editor in `model` and write `<output>/evaluation.json`."""
-    editor = Editor.load(model)
-    judge = load_judge(resolve("tiny:judge"))
+def evaluate(model: str, per_category: int, seed: int, output: Path, device: str = "cpu") -> None:
+    """Score the editor in `model` and write `<output>/evaluation.json`; `device` is as `choose_device` takes it."""
+    place = choose_device(device)
+    editor = Editor.load(model, place)
+    judge = load_judge(resolve("tiny:judge")).to(place)
     edits = held_out_cases(seed, per_category)
     evaluation = evaluate_editor(editor, judge, edits, seed)
     Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))

@@ -115,7 +115,10 @@ class VisionLanguageJudge:
         edited: Float[Tensor, "batch 3 edited_height edited_width"],
         questions: Sequence[Sequence[Question]],
     ) -> Float[Tensor, "batch question"]:
-        """See `nopair.judges.base.Judge.yes_minus_no`. Two vision calls at most and one language-model call."""
+        """See `nopair.judges.base.Judge.yes_minus_no`. Two vision calls at most and one language-model call.
+
+        Images may be on another device than the judge; the answers are where `edited` is.
+        """
         batch = len(questions)
         if not batch == len(reference) == len(edited):
             raise ValueError(f"{len(reference)} references, {len(edited)} edited images, {batch} rows of questions")
@@ -134,7 +137,7 @@ class VisionLanguageJudge:
         worth = {is_edited: views[0].features.shape[1] for is_edited, views in images.items()}
         rows = [self.prompts.expand(prompt, worth[True], worth.get(False, 0)) for prompt in prompts]
         odds = self._odds(self._answer_logits(rows, shown))
-        return table.index_put((torch.tensor(samples), torch.tensor(columns)), odds)
+        return table.index_put((torch.tensor(samples), torch.tensor(columns)), odds.to(table))
 
     def encode_prompt(
         self, prompt: str, edited: tuple[int, int], reference: tuple[int, int] | None = None
@@ -150,7 +153,8 @@ class VisionLanguageJudge:
 
     def _look(self, pixels: Float[Tensor, "batch 3 height width"]) -> list[Shown]:
         height, width = pixels.shape[-2:]
-        return [Shown(features, height, width) for features in self.family.features(pixels).unbind()]
+        features = self.family.features(pixels.to(self.model.device))
+        return [Shown(own, height, width) for own in features.unbind()]
 
     def _answer_logits(self, rows: Sequence[Sequence[int]], shown: Sequence[Shown]) -> Float[Tensor, "row vocabulary"]:
         """Logits of the token after each row, in one language-model call."""

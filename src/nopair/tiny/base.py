@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from nopair.backbones.zimage import PROMPT_BLOCK, ZImageBackbone
+from nopair.device import choose_device
 from nopair.method.flow import interpolate, levels, velocity_target
 from nopair.tiny.grounding import Grounding
-from nopair.tiny.optim import PretrainingOptimizer, best_device, cosine
+from nopair.tiny.optim import PretrainingOptimizer, cosine
 from nopair.tiny.phrases import describe, described_edit
 from nopair.tiny.restoration import restoration
 from nopair.tiny.vae import LATENT_CHANNELS
@@ -120,7 +121,7 @@ class BasePhase:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
-        self.device = best_device()
+        self.device = choose_device("auto")
         self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = tokenizer
         self.transformer = new_transformer().to(self.device)  # pyright: ignore[reportArgumentType]

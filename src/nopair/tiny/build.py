@@ -94,7 +94,7 @@ def _build_editor(output: Path, steps: int | None, console: Console) -> None:
     shorter = [] if steps is None else [f"warmup.steps={steps}", f"npedit.steps={steps}"]
     places = {"base.path": output / "base", "judge.path": output / "judge", "output": RUNS / "editor"}
     recipe = load_recipe("tiny", [*(path_override(key, place) for key, place in places.items()), *shorter])
-    train(recipe, resume=_started(RUNS / "editor"))
+    train(recipe, resume=_started(RUNS / "editor"), device="auto")
     editor = Editor.load(RUNS / "editor" / EDITOR, dtype=torch.float16)
     editor.save(output / "editor")
     write_card(output / "editor", editor_card(output / "editor", output / "judge", recipe))

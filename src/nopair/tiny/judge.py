@@ -28,10 +28,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from nopair.device import choose_device
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
 from nopair.tiny.cases import PATCH, Case, draw_kind, is_presence, make_case, view
-from nopair.tiny.optim import PretrainingOptimizer, best_device, cosine
+from nopair.tiny.optim import PretrainingOptimizer, cosine
 from nopair.tiny.sights import Sight, labels
 from nopair.tiny.words import IMAGE, VIDEO
 from nopair.world.attempts import KINDS
@@ -133,7 +134,7 @@ class JudgePhase:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
-        self.device = best_device()
+        self.device = choose_device("auto")
         self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
         self.model = new_model(tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
         told = len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS

@@ -58,8 +58,3 @@ def cosine(index: int, steps: int, warmup: int) -> float:
     """Learning-rate factor at step `index`: linear over `warmup` steps, times a cosine from 1 to 0.02 over all
     steps."""
     return min(1.0, (index + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * index / steps)))
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

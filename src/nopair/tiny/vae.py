@@ -12,7 +12,8 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from nopair.tiny.optim import best_device, cosine
+from nopair.device import choose_device
+from nopair.tiny.optim import cosine
 from nopair.training.optim import Ema
 from nopair.world.edits import random_scene
 from nopair.world.render import render_batch
@@ -72,7 +73,7 @@ class VaePhase:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
-        self.device = best_device()
+        self.device = choose_device("auto")
         self.vae = new_vae().to(self.device)  # pyright: ignore[reportArgumentType]
         self.begin()
 

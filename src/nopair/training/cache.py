@@ -22,6 +22,7 @@ from nopair.config import Recipe
 from nopair.data.files import make_folder, write_atomic
 from nopair.data.loader import Source
 from nopair.errors import DataError
+from nopair.training.parallel import ALONE, Ranks
 from nopair.types import EditBatch, Text
 
 ENCODERS: Final = ("text_encoder*", "tokenizer*", "vae")
@@ -157,15 +158,17 @@ class CachedBackbone:
 
 
 @torch.no_grad()
-def fill(store: Store, backbone: Backbone, recipe: Recipe, source: Source, shown: EditBatch) -> None:
-    """Encode whatever training by `recipe` will ask for and the store does not have, one by one.
+def fill(
+    store: Store, backbone: Backbone, recipe: Recipe, source: Source, shown: EditBatch, ranks: Ranks = ALONE
+) -> None:
+    """Encode whatever training by `recipe` will ask for and the store does not have, one by one. Ranks share the work,
+    and each returns when all is there.
 
     Raises:
         DataError: a photo cannot be read.
         OutputError: an entry cannot be written.
     """
-    device = next(backbone.transformer.parameters()).device
-    for batch in (shown, *_batches(recipe, source)):
+    for batch in (shown, *_batches(recipe, source, ranks)):
         for prompt in {*batch.captions, *batch.instructions, *batch.edited_captions, recipe.npedit.negative_prompt}:
             if prompt is not None and not store.path(prompt_key(prompt)).is_file():
                 text = backbone.encode_text([prompt])
@@ -173,11 +176,12 @@ def fill(store: Store, backbone: Backbone, recipe: Recipe, source: Source, shown
                 store.write(prompt_key(prompt), entry if text.pooled is None else entry | {"pooled": text.pooled[0]})
         for image in batch.reference:
             if not store.path(image_key(image)).is_file():
-                store.write(image_key(image), {"latents": backbone.encode_image(image[None].to(device))[0]})
+                store.write(image_key(image), {"latents": backbone.encode_image(image[None])[0]})
+    ranks.wait()
 
 
-def _batches(recipe: Recipe, source: Source) -> Iterator[EditBatch]:
-    """All records that either phase visits, which both number from 0."""
+def _batches(recipe: Recipe, source: Source, ranks: Ranks) -> Iterator[EditBatch]:
+    """This rank's share of all records that either phase visits, which both number from 0."""
     count = max(phase.steps * phase.batch for phase in (recipe.warmup, recipe.npedit))
-    for start in range(0, count, CHUNK):
+    for start in range(ranks.rank * CHUNK, count, ranks.world * CHUNK):
         yield source.batch(range(start, min(start + CHUNK, count)))

@@ -30,7 +30,10 @@ from nopair.errors import CheckpointError, ConfigError, OutputError
 from nopair.training.phase import State
 
 FORMAT: Final = 1
-FREE_KEYS: Final = ("name", "output", "threads", "logging", "checkpoint", "guard", "warmup.steps", "npedit.steps")
+FREE_KEYS: Final = (
+    *("name", "output", "threads", "logging", "checkpoint", "guard"),
+    *("warmup.steps", "warmup.accumulate", "npedit.steps", "npedit.accumulate"),
+)
 """What a resumed run may say otherwise than its checkpoint. New steps also move the schedule's end."""
 
 _FILES: Final = ("state.pt", "recipe.yaml")

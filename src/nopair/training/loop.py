@@ -1,52 +1,57 @@
-"""The training loop: phases one after the other, with metrics, samples, checkpoints and clean stops.
+"""The training loop: phases one after the other, with metrics, samples, checkpoints and clean stops."""
 
-A run's folder holds
-
-    recipe.yaml     the run as a value
-    metrics.jsonl   see `metrics`
-    samples/        <phase>-<steps done>.png
-    checkpoints/    see `checkpoint`
-"""
-
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from nopair.config import Run, dump
-from nopair.errors import CheckpointError, Interrupted, OutputError
+from nopair.config import Run
+from nopair.errors import CheckpointError, Interrupted
 from nopair.training import checkpoint
 from nopair.training.checkpoint import Position
-from nopair.training.metrics import MetricsFile, PhaseProgress, Record, read, say
+from nopair.training.folder import Elsewhere, RunFolder, Writer
+from nopair.training.metrics import PhaseProgress, Record, read, say
+from nopair.training.parallel import ALONE, Ranks
 from nopair.training.phase import Phase, seed_of
 from nopair.training.signals import StopRequest, stop_on_signals
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What does not change while a run goes on. `begun` is the monotonic time at which the run would have begun."""
+    """What does not change while a run goes on."""
 
     recipe: Run
-    directory: Path
-    metrics: MetricsFile
+    writer: Writer
     console: Console
     stop: StopRequest
-    begun: float
+    ranks: Ranks
+
+    def stopped_by(self) -> int:
+        """The signal that asked any rank to stop, or 0. All ranks ask, and get the same answer."""
+        return self.ranks.largest(self.stop.signal or 0)
 
 
 def run_phases(
-    phases: Sequence[Phase], *, recipe: Run, directory: Path, resume: str | None = None, console: Console
+    phases: Sequence[Phase],
+    *,
+    recipe: Run,
+    directory: Path,
+    resume: str | None = None,
+    console: Console,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Run `phases` in order, writing to `directory`.
+    """Run `phases` in order, writing to `directory` (see `folder`).
 
     `resume` is None for a new run, `latest` for the newest checkpoint of `directory`, or the path of a checkpoint. A
-    resumed run ends with the same weights and the same metrics, times apart, as one that was never interrupted.
+    resumed run ends with the same weights and the same metrics, times apart, as one that was never interrupted; with
+    another number of ranks than before, up to the rounding of sums. All ranks must see the same `directory`.
 
     Raises CheckpointError if there is nothing to resume, or if a checkpoint in `directory` is newer than where the run
-    would start; TrainingError from a phase; OutputError; Interrupted after a signal, with everything saved.
+    would start; TrainingError from a phase, or if another rank is gone; OutputError; Interrupted after a signal to any
+    rank, with everything saved.
     """
     names = [phase.name for phase in phases]
     if len(set(names)) != len(names):
@@ -55,11 +60,8 @@ def run_phases(
     with stop_on_signals() as stop:
         start = None if resume is None else _load(phases, recipe, root, resume)
         _require_not_behind(root, 0 if start is None else start.total, resume)
-        _prepare(directory, recipe)
-        kept = [] if start is None else _records_until(directory / "metrics.jsonl", names, start)
-        begun = time.monotonic() - (kept[-1].seconds if kept else 0.0)
-        with MetricsFile(directory / "metrics.jsonl", kept) as metrics:
-            run = _Run(recipe, directory, metrics, console, stop, begun)
+        with _writer(directory, recipe, names, start, ranks) as writer:
+            run = _Run(recipe, writer, console, stop, ranks)
             current = -1
             if start is not None:
                 say(console, f"resuming after {start.phase} step {start.step}")
@@ -71,31 +73,43 @@ def run_phases(
                 if number >= current:
                     _run_phase(run, phase, start.step if start is not None and number == current else 0, offset)
                 offset += phase.steps
-            if stop.signal is not None:  # it came while the very last step was being saved
-                raise Interrupted(128 + stop.signal)
+            if signal := run.stopped_by():  # it came while the very last step was being saved
+                raise Interrupted(128 + signal)
+
+
+@contextmanager
+def _writer(
+    directory: Path, recipe: Run, names: Sequence[str], start: Position | None, ranks: Ranks
+) -> Iterator[Writer]:
+    """The folder for the rank that writes."""
+    if ranks.writes:
+        kept = [] if start is None else _records_until(directory / "metrics.jsonl", names, start)
+        with RunFolder.opened(directory, recipe, kept) as folder:
+            yield folder
+    else:
+        yield Elsewhere()
 
 
 def _run_phase(run: _Run, phase: Phase, first: int, offset: int) -> None:
     """Steps `first` to the last of `phase`; `offset` steps of other phases come before."""
     if first >= phase.steps:
         return
-    logging = run.recipe.logging
+    logging, ranks = run.recipe.logging, run.ranks
     with PhaseProgress(run.console, phase.name, phase.steps, first) as progress:
         for index in range(first, phase.steps):
-            torch.manual_seed(seed_of(run.recipe.seed, phase.name, index))
+            # Layers that draw from torch's own generator draw differently on every rank, as their samples differ.
+            torch.manual_seed(seed_of(run.recipe.seed, phase.name, index * ranks.world + ranks.rank))
             values = {name: float(value) for name, value in phase.step(index).items()}
             done = index + 1
-            record = None
-            if _due(done, logging.every, phase.steps):
-                record = Record(phase.name, done, time.monotonic() - run.begun, values)
-                run.metrics.write(record)
+            record = run.writer.record(phase, done, values) if _due(done, logging.every, phase.steps) else None
             progress.advance(done, record)
             if logging.samples_every and _due(done, logging.samples_every, phase.steps):
-                _save_samples(run.directory / "samples", phase, index)
-            stopped_by = run.stop.signal
-            if stopped_by is not None or _due(done, run.recipe.checkpoint.every, phase.steps):
-                _save(run, phase, Position(phase.name, done, offset + done))
-            if stopped_by is not None:
+                run.writer.samples(phase, done)
+            stopped_by = run.stopped_by()
+            if stopped_by or _due(done, run.recipe.checkpoint.every, phase.steps):
+                run.writer.save(phase, Position(phase.name, done, offset + done))
+                ranks.wait()  # nobody goes on, or leaves, before it is on disk
+            if stopped_by:
                 say(
                     run.console,
                     f"stopped after {phase.name} step {done}; everything is saved, go on with --resume latest",
@@ -106,12 +120,6 @@ def _run_phase(run: _Run, phase: Phase, first: int, offset: int) -> None:
 def _due(done: int, every: int, steps: int) -> bool:
     """Whether something that happens after every `every` steps (0: never), and after the last, happens after `done`."""
     return done == steps or (every > 0 and done % every == 0)
-
-
-def _save(run: _Run, phase: Phase, position: Position) -> None:
-    # The metrics go to disk first, so a checkpoint never knows of a step that they do not.
-    run.metrics.sync()
-    checkpoint.save(run.directory / "checkpoints", position, phase.state(), run.recipe, run.recipe.checkpoint.keep)
 
 
 def _load(phases: Sequence[Phase], recipe: Run, root: Path, resume: str) -> Position:
@@ -149,27 +157,3 @@ def _records_until(path: Path, names: Sequence[str], position: Position) -> list
     order = {name: number for number, name in enumerate(names)}
     end = (order[position.phase], position.step)
     return [record for record in read(path) if (order.get(record.phase, len(names)), record.step) <= end]
-
-
-def _prepare(directory: Path, recipe: Run) -> None:
-    try:
-        for folder in (directory, directory / "checkpoints", directory / "samples"):
-            folder.mkdir(parents=True, exist_ok=True)
-        (directory / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"output folder {directory} cannot be written: {error.strerror}") from error
-    checkpoint.clean(directory / "checkpoints")
-
-
-def _save_samples(folder: Path, phase: Phase, index: int) -> None:
-    image = phase.samples(index)
-    if image is None:
-        return
-    path = folder / f"{phase.name}-{index + 1:06}.png"
-    hidden = path.with_name(f".{path.name}")
-    try:
-        image.save(hidden, format="PNG")
-        hidden.replace(path)
-    except OSError as error:
-        hidden.unlink(missing_ok=True)
-        raise OutputError(f"samples {path} cannot be written: {error.strerror}") from error

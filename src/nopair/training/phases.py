@@ -1,6 +1,6 @@
 """The two phases of NP-Edit: warm-up (copy the reference) and training without pairs (judge and teacher)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from nopair.backbones.roles import Role, Roles
-from nopair.config import EditPhaseConfig, GuardConfig, PhaseConfig, Recipe
+from nopair.config import EditPhaseConfig, PhaseConfig, Recipe
 from nopair.data.loader import Source
 from nopair.judges.base import Judge
 from nopair.judges.questions import questions_for
@@ -21,10 +21,15 @@ from nopair.method.rollout import rollout, training_levels
 from nopair.method.verdict import judge_loss, ramp
 from nopair.precision import require_quantisation
 from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate
+from nopair.training.parallel import ALONE, Ranks
 from nopair.training.phase import State, generator
 from nopair.training.sampling import Sampler
 from nopair.types import EditBatch, Question, Text
 
+KINDS = ("edit", "identity")
+"""Of questions, as metrics tell them apart."""
+ASKED, RIGHT = "asked_", "right_"
+"""Begin the names of counts that become shares."""
 NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per_pixel}
 
 
@@ -48,8 +53,8 @@ OPTIMISERS = {"adamw": _adamw, "adamw8bit": _adamw8bit, "muon": MuonAdamW}
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What both phases work with. `bystander` only measures, if there is one. `levels` is the sampler's schedule, with
-    timestep shift `shift`; `sampler` draws the sample grids."""
+    """What both phases work with, on one device. `bystander` only measures, if there is one. `levels` is the sampler's
+    schedule, with timestep shift `shift`; `sampler` draws the sample grids; `ranks` share the batches."""
 
     recipe: Recipe
     roles: Roles
@@ -59,16 +64,17 @@ class Parts:
     shift: float
     levels: Float[Tensor, " step"]
     sampler: Sampler
+    ranks: Ranks = ALONE
 
 
 class _Trained:
     """A role with its optimiser: what one `GuardedStep` and one learning-rate schedule act on."""
 
-    def __init__(
-        self, roles: Roles, role: Role, phase: str, config: PhaseConfig, lr: float, guard: GuardConfig
-    ) -> None:
-        self.parameters = roles.trainable(role)
+    def __init__(self, parts: Parts, role: Role, phase: str, config: PhaseConfig, lr: float) -> None:
+        self.parameters = parts.roles.trainable(role)
+        self._ranks = parts.ranks
         self._config, self._lr = config, lr
+        guard = parts.recipe.guard
         optimiser = OPTIMISERS[config.optimiser](self.parameters, lr, config.betas, config.weight_decay)
         self._guarded = GuardedStep(
             optimiser,
@@ -79,8 +85,9 @@ class _Trained:
         )
 
     def step(self, loss: float, index: int) -> dict[str, float]:
-        """Apply the gradients that are there; metrics."""
+        """Apply the mean over ranks of the gradients that are there; `loss` is such a mean already. Metrics."""
         config = self._config
+        self._ranks.mean_gradients(list(self.parameters.values()))
         lr = learning_rate(
             index,
             peak=self._lr,
@@ -119,13 +126,13 @@ class WarmupPhase:
         self.begin()
 
     def begin(self) -> None:
-        recipe = self._parts.recipe
-        self._student = _Trained(self._parts.roles, "student", self.name, self._config, self._config.lr, recipe.guard)
+        self._student = _Trained(self._parts, "student", self.name, self._config, self._config.lr)
         self._ema = Ema(self._student.parameters, self._config.ema)
 
     def step(self, index: int) -> dict[str, float]:
-        losses = (self._loss(piece) for piece in _pieces(self._config, index))
-        loss = accumulate(losses, self._config.accumulate)
+        config, ranks = self._config, self._parts.ranks
+        losses = (self._loss(piece) for piece in ranks.pieces(index, config.batch, config.accumulate))
+        loss = ranks.mean(accumulate(losses, config.accumulate))
         metrics = self._student.step(loss, index)
         self._ema.update()
         if index + 1 == self.steps:
@@ -173,9 +180,9 @@ class EditPhase:
         self.begin()
 
     def begin(self) -> None:
-        config, roles, guard = self._config, self._parts.roles, self._parts.recipe.guard
-        self._student = _Trained(roles, "student", self.name, config, config.lr, guard)
-        self._fake = _Trained(roles, "fake", self.name, config, config.fake_lr, guard)
+        config = self._config
+        self._student = _Trained(self._parts, "student", self.name, config, config.lr)
+        self._fake = _Trained(self._parts, "fake", self.name, config, config.fake_lr)
         self._ema = Ema(self._student.parameters, config.ema)
 
     def step(self, index: int) -> dict[str, float]:
@@ -183,18 +190,22 @@ class EditPhase:
 
         Fresh samples for every fake-score step would cost a rollout each and show the fake score the same student.
         """
-        pieces = [_Piece.of(self._parts, self.name, indices) for indices in _pieces(self._config, index)]
+        config, ranks = self._config, self._parts.ranks
+        shares = ranks.pieces(index, config.batch, config.accumulate)
+        pieces = [_Piece.of(self._parts, self.name, indices) for indices in shares]
         made: list[tuple[_Piece, Float[Tensor, "b c h w"]]] = []
         sums: dict[str, float] = {}
         for piece in pieces:
             x0, losses, verdict = self._student_losses(piece, index)
             self._parts.roles.backward(losses.total / len(pieces), "student")
             made.append((piece, x0.detach()))
-            for name, value in (losses.metrics() | verdict).items():
-                sums[name] = sums.get(name, 0.0) + value / len(pieces)
-        metrics = sums | self._student.step(sums["total"], index)
+            means = {name: value / (len(pieces) * ranks.world) for name, value in losses.metrics().items()}
+            for name, value in (means | verdict).items():
+                sums[name] = sums.get(name, 0.0) + value
+        metrics = _shares(ranks.sum(sums))
+        metrics |= self._student.step(metrics["total"], index)
         self._ema.update()
-        for _ in range(self._config.fake_steps):
+        for _ in range(config.fake_steps):
             metrics["fake"] = self._fake_step(made, index)
         return metrics
 
@@ -231,7 +242,7 @@ class EditPhase:
     def _judge(
         self, piece: "_Piece", x0: Float[Tensor, "b c h w"], index: int
     ) -> tuple[Float[Tensor, " b"], dict[str, float]]:
-        """Judge loss per sample, and how often the judge is content, by kind of question."""
+        """Judge loss per sample, and how many questions of each kind were asked and answered right."""
         batch = piece.batch
         questions = [
             questions_for(*words) for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
@@ -243,12 +254,12 @@ class EditPhase:
         asked = torch.tensor([[True] * len(row) + [False] * (widest - len(row)) for row in questions])
         temperature = ramp(index, self._config.temperature_ramp, self._config.temperature_start)
         loss = judge_loss(odds, wants_yes.to(odds.device), asked.to(odds.device), temperature)
-        verdict = _verdict("judge", odds, questions)
+        verdict = _count("judge", odds, questions)
         recorded = (index + 1) % self._parts.recipe.logging.every == 0 or index + 1 == self.steps
         if self._parts.bystander is not None and recorded:
             with torch.no_grad():
                 odds = self._parts.bystander.yes_minus_no(batch.reference, pixels, questions)
-            verdict |= _verdict("bystander", odds, questions)
+            verdict |= _count("bystander", odds, questions)
         return loss, verdict
 
     def _fake_step(self, made: Sequence[tuple["_Piece", Float[Tensor, "b c h w"]]], index: int) -> float:
@@ -263,7 +274,7 @@ class EditPhase:
             ).mean()
             for piece, x0 in made
         )
-        loss = accumulate(losses, len(made))
+        loss = self._parts.ranks.mean(accumulate(losses, len(made)))
         self._fake.step(loss, index)
         return loss
 
@@ -288,19 +299,14 @@ class EditPhase:
         return self._ema.weights()
 
 
-def _verdict(name: str, odds: Float[Tensor, "b q"], questions: Sequence[Sequence[Question]]) -> dict[str, float]:
-    """How often a judge is content with the edits, by kind of question."""
-    verdict = {}
-    for kind in ("edit", "identity"):
-        content = [
-            (odds[i, j].item() > 0) == question.wants_yes
-            for i, row in enumerate(questions)
-            for j, question in enumerate(row)
-            if question.kind == kind
-        ]
-        if content:
-            verdict[f"{name}_{kind}"] = sum(content) / len(content)
-    return verdict
+def _count(name: str, odds: Float[Tensor, "b q"], questions: Sequence[Sequence[Question]]) -> dict[str, float]:
+    """How many questions of each kind a judge was asked, and to how many it gave the right answer."""
+    counts = {f"{count}{name}_{kind}": 0.0 for kind in KINDS for count in (ASKED, RIGHT)}
+    for answers, row in zip(odds.tolist(), questions, strict=True):
+        for answer, question in zip(answers, row, strict=False):  # a shorter row is filled
+            counts[f"{ASKED}{name}_{question.kind}"] += 1
+            counts[f"{RIGHT}{name}_{question.kind}"] += (answer > 0) == question.wants_yes
+    return counts
 
 
 class Draws:
@@ -351,11 +357,14 @@ class _Piece:
         )
 
 
-def _pieces(config: PhaseConfig, index: int) -> Iterator[range]:
-    """Indices of the records of step `index`, in `accumulate` equal pieces."""
-    size = config.batch // config.accumulate
-    for start in range(index * config.batch, (index + 1) * config.batch, size):
-        yield range(start, start + size)
+def _shares(sums: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with the share of right answers in place of the counts; without it where nothing was asked."""
+    metrics = {name: value for name, value in sums.items() if not name.startswith((ASKED, RIGHT))}
+    for name, asked in sums.items():
+        if name.startswith(ASKED) and asked:
+            judge = name.removeprefix(ASKED)
+            metrics[judge] = sums[f"{RIGHT}{judge}"] / asked
+    return metrics
 
 
 @torch.no_grad()

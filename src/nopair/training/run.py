@@ -16,7 +16,7 @@ from nopair.backbones.folder import load_model
 from nopair.backbones.load import load_backbone, require_same_dialect
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.config import JudgeConfig, PhotoDataConfig, Recipe
-from nopair.data.loader import Source
+from nopair.data.loader import OnDevice, Source
 from nopair.data.photos import PhotoSource
 from nopair.editor import Editor, Settings
 from nopair.errors import ModelError
@@ -27,6 +27,7 @@ from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
 from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.loop import run_phases
+from nopair.training.parallel import ALONE, Ranks, joined
 from nopair.training.phases import EditPhase, Parts, WarmupPhase
 from nopair.training.sampling import Sampler
 from nopair.types import EditBatch
@@ -69,7 +70,8 @@ class Training:
             width=width,
             questions=VERSION,
         )
-        return Editor(backbone.with_transformer(transformer), settings)
+        device = next(backbone.transformer.parameters()).device
+        return Editor(backbone.with_transformer(transformer.to(device)), settings)
 
     def _whole(self) -> tuple[StoredBackbone, Roles]:
         """What the student is exported from. Where training has dropped the text encoder, or holds weights quantised,
@@ -82,24 +84,27 @@ class Training:
         return backbone, self.roles if base.bits is None else _roles(self.recipe, backbone)
 
 
-def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
-    """Load the base and the judges a recipe names and put the phases together.
+def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> Training:
+    """Load the base and the judges a recipe names and put the phases together, all on one device.
 
     Raises:
         ModelError, JudgeError: a model cannot be used.
         DataError: the photos cannot.
-        ConfigError: the base cannot be trained as the recipe says.
+        ConfigError: the base cannot be trained as the recipe says, or a batch cannot be shared by the ranks.
     """
+    for phase, config in (("warmup", recipe.warmup), ("npedit", recipe.npedit)):
+        if config.steps:
+            ranks.require_shares(phase, config.batch, config.accumulate)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    source, shown, size = _sources(recipe)
+    source, shown, size = _sources(recipe, torch.device(device))
     base = recipe.base
     backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype), base.bits).to(device)
     backbone.latent_shape(*size)  # a size that the base cannot take is told before anything else is loaded
     if base.checkpointing:
         backbone.checkpoint()
     examples = shown.batch(range(recipe.logging.sample_scenes))
-    trained = backbone if recipe.data.cache is None else _cached(recipe, backbone, source, examples)
+    trained = backbone if recipe.data.cache is None else _cached(recipe, backbone, source, examples, ranks)
     judge = _judges((recipe.judge, *recipe.ensemble), device)
     bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
     roles = _roles(recipe, trained)
@@ -112,30 +117,32 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu") -> Training:
     shift = _shift(recipe, backbone, size)
     schedule = levels(recipe.sampling.steps, shift)
     sampler = Sampler(roles.student, examples, schedule, recipe.seed)
-    parts = Parts(recipe, roles, judge, bystander, source, shift, schedule, sampler)
+    parts = Parts(recipe, roles, judge, bystander, source, shift, schedule, sampler, ranks)
     return Training(recipe, backbone, size, judge, roles, WarmupPhase(parts), EditPhase(parts))
 
 
-def _sources(recipe: Recipe) -> tuple[Source, Source, tuple[int, int]]:
+def _sources(recipe: Recipe, device: torch.device) -> tuple[Source, Source, tuple[int, int]]:
     """Records to train on, records to show in sample grids, and the (height, width) of both."""
     data = recipe.data
     if isinstance(data, PhotoDataConfig):
         photos = PhotoSource.read(Path(data.path), data.height, data.width, data.seed, data.nothing_share)
-        return photos, photos, (data.height, data.width)
+        return OnDevice(photos, device), OnDevice(photos, device), (data.height, data.width)
     chosen = {} if data.categories is None else {"categories": data.categories}
     worlds = [
-        WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen)
+        OnDevice(WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen), device)
         for held_out in (False, True)
     ]
     return worlds[0], worlds[1], (SIZE, SIZE)
 
 
-def _cached(recipe: Recipe, backbone: StoredBackbone, source: Source, examples: EditBatch) -> CachedBackbone:
+def _cached(
+    recipe: Recipe, backbone: StoredBackbone, source: Source, examples: EditBatch, ranks: Ranks
+) -> CachedBackbone:
     """Encode all that training will need, once for all runs on this base, and drop the text encoder."""
     assert recipe.data.cache is not None, "the caller looked"
     base = recipe.base
     store = Store.of(Path(recipe.data.cache), resolve(base.path), f"{base.dtype} {base.bits}")
-    fill(store, backbone, recipe, source, examples)
+    fill(store, backbone, recipe, source, examples, ranks)
     backbone.drop_text_encoder()
     return CachedBackbone(backbone, store)
 
@@ -189,16 +196,27 @@ def _compile(roles: Roles) -> None:
         transformer.compile_repeated_blocks()
 
 
-def train(recipe: Recipe, *, resume: bool) -> None:
-    """Run a recipe and write the editor to `<output>/editor`.
+def train(recipe: Recipe, *, resume: bool, device: str = "cpu") -> None:
+    """Run a recipe and write the editor to `<output>/editor`; `device` is as `choose_device` takes it.
+
+    Under `torchrun`, this process trains together with the others that it started, and the first one writes.
 
     Raises:
         NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
     """
-    console = Console()
-    training = compose(recipe)
     directory = Path(recipe.output)
-    phases = (training.warmup, training.npedit)
-    run_phases(phases, recipe=recipe, directory=directory, resume="latest" if resume else None, console=console)
-    training.editor().save(directory / EDITOR)
-    console.print(f"the editor is in {directory / EDITOR}")
+    with joined(device) as (ranks, place):
+        console = Console(quiet=not ranks.writes)
+        training = compose(recipe, place, ranks)
+        run_phases(
+            (training.warmup, training.npedit),
+            recipe=recipe,
+            directory=directory,
+            resume="latest" if resume else None,
+            console=console,
+            ranks=ranks,
+        )
+        if ranks.writes:
+            training.editor().save(directory / EDITOR)
+            console.print(f"the editor is in {directory / EDITOR}")
+        ranks.wait()

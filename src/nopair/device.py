@@ -1,0 +1,25 @@
+"""Where a command's models compute: the one place that turns `--device` into a device."""
+
+import re
+
+import torch
+
+from nopair.errors import ConfigError
+
+
+def choose_device(name: str, card: int = 0) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:<number>`. `auto` is a GPU where there is one; `cuda` and `auto` mean GPU `card`.
+
+    Raises:
+        ConfigError: another name, or there is no such GPU.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:<number>")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not cards):
+        return torch.device("cpu")
+    number = int(name.removeprefix("cuda:")) if ":" in name else card
+    if number >= cards:
+        found = f"only {cards} here, counted from 0" if cards else "none here that this torch can use"
+        raise ConfigError(f"device {name}: there is no GPU {number}, {found}; choose another, or use --device cpu")
+    return torch.device("cuda", number)

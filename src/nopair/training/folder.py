@@ -1,0 +1,108 @@
+"""The folder of a run, and who writes it.
+
+    recipe.yaml     the run as a value
+    metrics.jsonl   see `metrics`
+    samples/        <phase>-<steps done>.png
+    checkpoints/    see `checkpoint`
+
+Of several processes that train together one has the `RunFolder`; the others have `Elsewhere`, which writes nothing.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, final, runtime_checkable
+
+from nopair.config import Run, dump
+from nopair.errors import OutputError
+from nopair.training import checkpoint
+from nopair.training.checkpoint import Position
+from nopair.training.metrics import MetricsFile, Record
+from nopair.training.phase import Phase
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What the loop has to write while it runs. All raise OutputError."""
+
+    def record(self, phase: Phase, done: int, values: Mapping[str, float]) -> Record | None:
+        """Add the metrics of the step that made it `done`; returns what was added, if anything was."""
+        ...
+
+    def samples(self, phase: Phase, done: int) -> None:
+        """Write a picture of what the phase's model does now, if it draws one."""
+        ...
+
+    def save(self, phase: Phase, position: Position) -> None:
+        """Write a checkpoint."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """For a process that leaves the writing to another."""
+
+    def record(self, phase: Phase, done: int, values: Mapping[str, float]) -> None:
+        """Nothing; so are the others."""
+
+    def samples(self, phase: Phase, done: int) -> None: ...
+
+    def save(self, phase: Phase, position: Position) -> None: ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder, open for writing. `begun` is the monotonic time at which the run would have begun, had it never been
+    interrupted."""
+
+    directory: Path
+    recipe: Run
+    metrics: MetricsFile
+    begun: float
+
+    @classmethod
+    @contextmanager
+    def opened(cls, directory: Path, recipe: Run, kept: Sequence[Record]) -> Iterator["RunFolder"]:
+        """Make it ready for a run whose metrics so far are `kept`. Raises OutputError."""
+        try:
+            for folder in (directory, directory / "checkpoints", directory / "samples"):
+                folder.mkdir(parents=True, exist_ok=True)
+            (directory / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"output folder {directory} cannot be written: {error.strerror}") from error
+        checkpoint.clean(directory / "checkpoints")
+        begun = time.monotonic() - (kept[-1].seconds if kept else 0.0)
+        with MetricsFile(directory / "metrics.jsonl", kept) as metrics:
+            yield cls(directory, recipe, metrics, begun)
+
+    def record(self, phase: Phase, done: int, values: Mapping[str, float]) -> Record:
+        """See `Writer.record`."""
+        record = Record(phase.name, done, time.monotonic() - self.begun, values)
+        self.metrics.write(record)
+        return record
+
+    def samples(self, phase: Phase, done: int) -> None:
+        """See `Writer.samples`."""
+        image = phase.samples(done - 1)
+        if image is None:
+            return
+        path = self.directory / "samples" / f"{phase.name}-{done:06}.png"
+        hidden = path.with_name(f".{path.name}")
+        try:
+            image.save(hidden, format="PNG")
+            hidden.replace(path)
+        except OSError as error:
+            hidden.unlink(missing_ok=True)
+            raise OutputError(f"samples {path} cannot be written: {error.strerror}") from error
+
+    def save(self, phase: Phase, position: Position) -> None:
+        """See `Writer.save`."""
+        # The metrics go to disk first, so a checkpoint never knows of a step that they do not.
+        self.metrics.sync()
+        checkpoint.save(
+            self.directory / "checkpoints", position, phase.state(), self.recipe, self.recipe.checkpoint.keep
+        )
