@@ -56,7 +56,7 @@ def test_the_stock_pipeline_loads_what_is_saved(qwen: QwenImageBackbone, folder:
         pipe("a cat", height=32, width=48, latents=latents.clone(), num_inference_steps=2, output_type="pt").images
         for pipe in (pipeline, of_parts)
     ]
-    assert torch.equal(*images)
+    torch.testing.assert_close(*images, atol=1e-5, rtol=0)  # kernels differ by where in memory weights happen to lie
     assert images[0].std() > 0.01
 
 

@@ -295,20 +295,21 @@ def test_roles_start_alike_learn_the_reference_apart_and_export_it(
             torch.testing.assert_close(loaded, trained[role], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rank", [3, 16])
-def test_an_adapter_passes_on_as_much_of_the_reference_as_its_rank(
-    backbone: StableDiffusion3Backbone, rank: int
-) -> None:
-    roles = LoraRoles.of(backbone, rank=rank, alpha=1.0, targets=[REFERENCE_MODULE], seed=0)
+def test_an_adapter_passes_on_all_of_the_reference_or_is_refused(backbone: StableDiffusion3Backbone) -> None:
+    for rank in (3, 15):
+        with pytest.raises(ConfigError, match=r"base\.lora\.ranks=\{pos_embed\.proj: 16\}"):
+            LoraRoles.of(backbone, rank=rank, alpha=1.0, targets=[REFERENCE_MODULE], seed=0)
+    roles = LoraRoles.of(backbone, rank=16, alpha=1.0, targets=[REFERENCE_MODULE], seed=0)
     weights = {name: torch.randn_like(parameter) for name, parameter in roles.trainable("student").items()}
     assert {name.rpartition(".lora_")[0] for name in weights} == {REFERENCE_MODULE}
     exported = roles.export("student", weights).get_submodule(REFERENCE_MODULE).get_parameter("weight")
-    assert torch.linalg.matrix_rank(exported[:, 4:].flatten(1)) == rank
+    assert torch.linalg.matrix_rank(exported[:, 4:].flatten(1)) == backbone.reference_rank == 16
 
 
 def test_adapters_are_float32_on_a_half_precision_base(backbone: StableDiffusion3Backbone) -> None:
     backbone.transformer.bfloat16()
-    roles = LoraRoles.of(backbone, rank=2, alpha=2.0, targets=[REFERENCE_MODULE, "proj_out", "to_q"], seed=0)
+    targets = [REFERENCE_MODULE, "proj_out", "to_q"]
+    roles = LoraRoles.of(backbone, rank=2, alpha=2.0, targets=targets, seed=0, ranks=backbone.adapter_ranks)
     roles.backward(_predict(roles.student).square().mean(), "student")
     parameters = roles.trainable("student")
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}

@@ -34,7 +34,7 @@ def test_stock_diffusers_loads_an_adapter_onto_a_widened_base_as_the_merged_expo
 def test_it_refuses_it_on_the_published_base(
     backbone: StableDiffusion3Backbone, published: Path, tmp_path: Path
 ) -> None:
-    roles = LoraRoles.of(backbone, rank=3, alpha=5.0, targets=TARGETS, seed=0)
+    roles = LoraRoles.of(backbone, rank=3, alpha=5.0, targets=TARGETS, seed=0, ranks=backbone.adapter_ranks)
     save_adapter(roles.trainable("student"), 5.0, tmp_path)
     stock = StableDiffusion3Pipeline.from_pretrained(published)
     with pytest.raises(RuntimeError, match=r"pos_embed\.proj"):
