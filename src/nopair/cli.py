@@ -62,8 +62,8 @@ def nopair(
 def demo(output: Folder = Path("runs/demo"), seed: Seed = 0) -> None:
     """Train a small editor from scratch, score it, and write a report: DIR/report.html.
 
-    Needs 2 CPU cores and about ten minutes, and no network. The folder also gets the editor itself, the picture of the
-    results (grid.png) and all numbers (results.json).
+    Needs 2 CPU cores and ten to twenty minutes, and no network. The folder also gets the editor itself, the picture of
+    the results (grid.png) and all numbers (results.json).
     """
     from nopair.evaluation.demo import demo as run_demo
 
