@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -284,3 +285,13 @@ def test_ranks_of_single_targets_keep_the_scale(backbone: ZImageBackbone) -> Non
     assert {shape[0] for name, shape in shapes.items() if "to_v.lora_A" in name} == {2}
     scales = {layer.scaling[role] for layer in roles.layers for role in ("student", "fake")}
     assert scales == {2.0}
+
+
+def test_the_longest_name_decides_on_a_rank_whatever_the_order(backbone: ZImageBackbone) -> None:
+    ranks = {"to_q": 2, "0.attention.to_q": 5}
+    for ordered in (ranks, dict(reversed(ranks.items()))):
+        trainable = LoraRoles.of(copy.deepcopy(backbone), 4, 8.0, ("to_q", "to_v"), seed=0, ranks=ordered).trainable
+        found = {name.removesuffix(".lora_A.weight"): len(value) for name, value in trainable("fake").items()}
+        for name, rank in found.items():
+            if not name.endswith("lora_B.weight"):
+                assert rank == (4 if name.endswith("to_v") else 5 if name.endswith("0.attention.to_q") else 2)

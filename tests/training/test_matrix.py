@@ -211,9 +211,22 @@ def test_a_frozen_base_in_half_precision_trains_adapters_in_full(base: str, mode
 
 
 def test_an_adapter_that_cannot_see_the_reference_is_refused(models: Path, tmp_path: Path) -> None:
-    for adapters in (["base.lora.targets=[to_q]"], ["base.lora.targets=[to_q, pos_embed.proj]"]):
+    both = "base.lora.targets=[proj, pos_embed.proj]"  # the feed-forward layers have a `proj`, too
+    refused = (
+        ["base.lora.targets=[to_q]"],
+        ["base.lora.targets=[to_q, pos_embed.proj]"],
+        ["base.lora.targets=[proj]", "base.lora.ranks={proj: 4}"],
+        [both, "base.lora.ranks={proj: 64, pos_embed.proj: 4}"],
+    )
+    for adapters in refused:
         with pytest.raises(ConfigError, match=r"set base\.lora\.ranks=\{pos_embed\.proj: \d+\}"):
             compose(recipe(models, "sd3", "smolvlm", tmp_path, *LORA, *adapters))
+    training = compose(
+        recipe(models, "sd3", "smolvlm", tmp_path, *LORA, both, "base.lora.ranks={proj: 2, pos_embed.proj: 16}")
+    )
+    trained = training.roles.trainable("student")
+    assert {len(value) for name, value in trained.items() if name.endswith("proj.lora_A.weight")} == {2, 16}
+    assert len(trained["pos_embed.proj.lora_A.weight"]) == 16
     with pytest.raises(ConfigError, match="not among the targets"):
         recipe(models, "sd3", "smolvlm", tmp_path, "base.lora.ranks={proj: 4}")
 

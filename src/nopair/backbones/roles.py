@@ -124,7 +124,8 @@ class LoraRoles:
         """Take over `backbone`: freeze its transformer and wrap, in place, the modules whose names end in `targets`.
 
         An adapter adds alpha / rank * B A to a weight. A is drawn from `seed`; B is zero, so nothing changes at first.
-        `ranks` are other ranks for some of the targets; their alpha grows along, so that alpha / rank is one for all.
+        `ranks` are other ranks for some of the targets, the longest name counts where several fit a module. Their alpha
+        grows along, so that alpha / rank is one for all.
 
         Raises:
             ConfigError: a target names no module of this base, or one that cannot take an adapter; or the base cannot
@@ -137,10 +138,12 @@ class LoraRoles:
                 raise ConfigError(
                     f"LoRA target {target!r}: no module of this base has that name; some are {_leaves(transformer)}"
                 )
-        ranks = {} if ranks is None else ranks
+        # The library takes the first that fits.
+        ranks = {} if ranks is None else {name: ranks[name] for name in sorted(ranks, key=len, reverse=True)}
         for module, least in backbone.adapter_ranks.items():
-            given = [ranks.get(target, rank) for target in targets if _ends(module, target)]
-            if max(given, default=0) < least:
+            is_target = any(_ends(module, target) for target in targets)
+            given = next((value for name, value in ranks.items() if _ends(module, name)), rank)
+            if not is_target or given < least:
                 raise ConfigError(
                     f"this base sees the reference through {module} alone: put {module} among base.lora.targets, and "
                     f"set base.lora.ranks={{{module}: {least}}} or more"
