@@ -1,8 +1,9 @@
 """How exactly weights are held: one notion for bases and judges."""
 
 import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -21,14 +22,41 @@ class Precision:
     bits: Bits | None = None
 
 
-def require_quantisation(bits: Bits, what: str) -> None:
-    """Check that quantised weights can be had here. `what` names the model, for the message.
+def require_bitsandbytes(what: str, instead: str) -> None:
+    """Check that bitsandbytes can work here. `what` needs it; `instead` is what to do without, for the message.
 
     Raises:
-        MissingExtraError: bitsandbytes is not installed.
+        MissingExtraError: it is not installed.
         ModelError: there is no GPU.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes", "quant")
     if not torch.cuda.is_available():
-        raise ModelError(f"{what} in {bits} bits needs a CUDA GPU; set bits to null on this machine")
+        raise ModelError(f"{what} needs a CUDA GPU; {instead} on this machine")
+
+
+def quantisation(library: Callable[..., Any], precision: Precision, plain: Sequence[str], what: str) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that make it quantise matrices while it reads them; none without `bits`.
+
+    Args:
+        library: `BitsAndBytesConfig` of diffusers or of transformers: theirs are alike, but not one class.
+        precision: what is wanted.
+        plain: names of modules that stay as they are.
+        what: the model, for the message.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+        ModelError: there is no GPU.
+    """
+    if precision.bits is None:
+        return {}
+    require_bitsandbytes(f"{what} in {precision.bits} bits", "set bits to null")
+    config = library(
+        load_in_8bit=precision.bits == 8,
+        load_in_4bit=precision.bits == 4,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.dtype,
+        llm_int8_skip_modules=list(plain),
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}

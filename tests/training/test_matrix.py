@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 import nopair.training.run as run_module
+from nopair import precision as precision_module
+from nopair.backbones.folder import NEVER_QUANTISED
 from nopair.backbones.load import load_backbone
 from nopair.config import Recipe, load_recipe, path_override
 from nopair.editor import Editor
@@ -231,16 +233,32 @@ def test_an_adapter_that_cannot_see_the_reference_is_refused(models: Path, tmp_p
         recipe(models, "sd3", "smolvlm", tmp_path, "base.lora.ranks={proj: 4}")
 
 
-def test_what_does_not_go_together_is_told(models: Path, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_told(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in ("base.dtype=bfloat16", "base.bits=4"):
         with pytest.raises(ConfigError, match="need roles: lora"):
             recipe(models, "zimage", "smolvlm", tmp_path, one)
     quantised = recipe(models, "zimage", "smolvlm", tmp_path, *LORA, "base.bits=4")
     small = recipe(models, "zimage", "smolvlm", tmp_path, "npedit.optimiser=adamw8bit")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        for wanting in (quantised, small):
-            with pytest.raises(MissingExtraError, match=r"nopair\[quant\]"):
-                compose(wanting)
+    for wanting, part in ((quantised, "in 4 bits .*set bits to null"), (small, "adamw8bit .*set optimiser to adamw")):
+        monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda _name: None)
+        with pytest.raises(MissingExtraError, match=r"nopair\[quant\]"):
+            compose(wanting)
+        monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ModelError, match=part):
+            compose(wanting)
+
+
+@pytest.mark.parametrize(
+    ("base", "output"), [*((name, "proj_out") for name in BASES[1:]), ("zimage", "all_final_layer")]
+)
+def test_the_output_matrix_of_a_base_is_never_quantised(base: str, output: str, models: Path) -> None:
+    """By the library's rule for names, which skips a module that is named, and all that is in it."""
+    transformer = load_backbone(models / "bases" / base).transformer
+    matrices = [name for name, part in transformer.named_modules() if isinstance(part, torch.nn.Linear)]
+    skipped = {name for name in matrices if any(f"{one}." in name or one == name for one in NEVER_QUANTISED)}
+    assert skipped == {name for name in matrices if name.split(".")[0] == output}
+    assert skipped
 
 
 def test_a_quantised_base_exports_onto_the_base_as_it_is(

@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.errors import ModelError, OutputError
 from nopair.method.flow import levels
-from nopair.precision import Bits, require_quantisation
+from nopair.precision import Bits, Precision, quantisation
 
-NEVER_QUANTISED = ("lm_head", "proj_out")
-"""Small matrices right at the output, whose rounding nothing after them can make good."""
+NEVER_QUANTISED = ("lm_head", "proj_out", "all_final_layer")
+"""Small matrices right at the output, whose rounding nothing after them can make good. (The last one is Z-Image's.)"""
 Model = TypeVar("Model", bound=ModelMixin | PreTrainedModel)
 
 
@@ -65,11 +65,12 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
         MissingExtraError: `bits` without bitsandbytes.
     """
     _require(folder, "config.json")
-    quantisation = {} if bits is None else _quantisation(kind, folder, dtype, bits)
+    library: Any = diffusers.BitsAndBytesConfig if issubclass(kind, ModelMixin) else transformers.BitsAndBytesConfig
+    quantised = quantisation(library, Precision(dtype, bits), NEVER_QUANTISED, f"the model in {folder}")
     try:
         loaded: Any = kind.from_pretrained(
             str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
-            **quantisation,
+            **quantised,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot load the {kind.__name__} ({_line(error)}); copy the folder again") from None
@@ -78,21 +79,6 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
     return model.eval()
-
-
-def _quantisation(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that make the library quantise matrices while it reads them."""
-    require_quantisation(bits, f"{folder}:")
-    library: Any = diffusers.BitsAndBytesConfig if issubclass(kind, ModelMixin) else transformers.BitsAndBytesConfig
-    config = library(
-        load_in_8bit=bits == 8,
-        load_in_4bit=bits == 4,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(NEVER_QUANTISED),
-    )
-    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.errors import ModelError
-from nopair.precision import Precision, require_quantisation
+from nopair.precision import Precision, quantisation
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def load_parts(
     family, needed = family_of(folder), config_class.model_type
     if family != needed:
         raise ModelError(f"the judge in {folder} is of the family {family!r}, but {needed!r} is needed")
-    quantisation = _quantisation(precision, plain)
+    quantised = quantisation(BitsAndBytesConfig, precision, ("lm_head", *plain), f"the judge in {folder}")
     try:
         loaded: Any = model_class.from_pretrained(
             folder,
@@ -74,7 +73,7 @@ def load_parts(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, in one line
-            **quantisation,
+            **quantised,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         processor = processor_class.from_pretrained(folder, local_files_only=True)
@@ -85,21 +84,6 @@ def load_parts(
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_template(folder)
     return Parts(model.requires_grad_(False).eval(), tokenizer, processor)
-
-
-def _quantisation(precision: Precision, plain: tuple[str, ...]) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that make the library quantise weights while it reads them."""
-    if precision.bits is None:
-        return {}
-    require_quantisation(precision.bits, "a judge")
-    config = BitsAndBytesConfig(
-        load_in_8bit=precision.bits == 8,
-        load_in_4bit=precision.bits == 4,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=precision.dtype,
-        llm_int8_skip_modules=["lm_head", *plain],
-    )
-    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
 def _require_weights(folder: Path, loading: dict) -> None:

@@ -19,7 +19,7 @@ from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pix
 from nopair.method.objective import StudentLosses, Weights, does_nothing, reference_loss, student_losses
 from nopair.method.rollout import rollout, training_levels
 from nopair.method.verdict import judge_loss, ramp
-from nopair.precision import require_quantisation
+from nopair.precision import require_bitsandbytes
 from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate
 from nopair.training.parallel import ALONE, Ranks
 from nopair.training.phase import State, generator
@@ -42,7 +42,7 @@ def _adamw(
 def _adamw8bit(
     parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
 ) -> Optimiser:
-    require_quantisation(8, "adamw8bit: an optimiser")
+    require_bitsandbytes("optimiser adamw8bit", "set optimiser to adamw")
     from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports] (an extra)
 
     return AdamW8bit(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)

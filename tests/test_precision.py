@@ -1,0 +1,99 @@
+"""Weights in few bits: when they can be had, and what the libraries are told. What they do needs a GPU to be seen."""
+
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+import transformers
+from diffusers import ZImageTransformer2DModel
+from transformers import Qwen3Model
+
+from nopair import precision as precision_module
+from nopair.backbones.folder import NEVER_QUANTISED, load_model
+from nopair.errors import MissingExtraError, ModelError
+from nopair.precision import Bits, Precision, quantisation, require_bitsandbytes
+from nopair.weights import resolve
+
+
+@pytest.fixture
+def equipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if bitsandbytes and a GPU were there. The libraries' configs look up its version."""
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.50.2" if name == "bitsandbytes" else version(name)
+    )
+    monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+
+
+def test_what_is_missing_is_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(MissingExtraError, match=r"bitsandbytes .*pip install 'nopair\[quant\]'"):
+        require_bitsandbytes("a thing", "do without")
+    monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"^a thing needs a CUDA GPU; do without on this machine$"):
+        require_bitsandbytes("a thing", "do without")
+
+
+@pytest.mark.usefixtures("equipped")
+@pytest.mark.parametrize("library", [diffusers.BitsAndBytesConfig, transformers.BitsAndBytesConfig])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_both_libraries_are_told_the_same(library: Any, bits: Bits) -> None:
+    told = quantisation(library, Precision(torch.bfloat16, bits), ("head",), "a model")
+    assert told["device_map"] == {"": 3}
+    config = told["quantization_config"]
+    assert isinstance(config, library)
+    assert (config.load_in_4bit, config.load_in_8bit) == (bits == 4, bits == 8)
+    assert config.quantization_method() == ("nf4" if bits == 4 else "llm_int8")
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+    assert config.bnb_4bit_use_double_quant
+    assert config.llm_int8_skip_modules == ["head"]
+    assert quantisation(library, Precision(torch.bfloat16), ("head",), "a model") == {}
+
+
+@pytest.mark.usefixtures("equipped")
+@pytest.mark.parametrize(
+    ("kind", "part", "library"),
+    [
+        (ZImageTransformer2DModel, "transformer", diffusers.BitsAndBytesConfig),
+        (Qwen3Model, "text_encoder", transformers.BitsAndBytesConfig),
+    ],
+)
+def test_parts_of_a_base_are_quantised_by_their_own_library(
+    kind: Any, part: str, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def capture(_folder: str, **options: Any) -> None:
+        told.update(options)
+        raise OSError("far enough")
+
+    monkeypatch.setattr(kind, "from_pretrained", capture)
+    folder = resolve("tiny:base") / part
+    with pytest.raises(ModelError, match="far enough"):
+        load_model(kind, folder, torch.bfloat16, 4)
+    assert isinstance(told["quantization_config"], library)
+    assert told["quantization_config"].llm_int8_skip_modules == list(NEVER_QUANTISED)
+    told.clear()
+    with pytest.raises(ModelError, match="far enough"):
+        load_model(kind, folder, torch.bfloat16)
+    assert not told.keys() & {"quantization_config", "device_map"}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available(),
+    reason="needs bitsandbytes (the extra `quant`) and a CUDA GPU",
+)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_matrices_are_packed_and_the_output_is_not(bits: Bits) -> None:
+    transformer = load_model(ZImageTransformer2DModel, resolve("tiny:base") / "transformer", torch.bfloat16, bits)
+    kinds = {name: type(module).__name__ for name, module in transformer.named_modules()}
+    packed = {name for name, kind in kinds.items() if kind in ("Linear4bit", "Linear8bitLt")}
+    assert any(name.startswith("layers.") for name in packed)
+    assert not any(name.startswith("all_final_layer") for name in packed)
+    assert transformer.get_parameter("x_pad_token").dtype == torch.bfloat16
