@@ -363,3 +363,35 @@ def test_only_the_language_model_is_quantised(
     chosen = {n for n in linear if should_convert_module(n, quantisation.llm_int8_skip_modules)}
     in_language = set(case.language(model).modules())
     assert chosen == {name for name, module in linear.items() if module in in_language}
+
+
+def test_recomputing_keeps_less_switches_no_dropout_on_and_changes_nothing(
+    folders: dict[str, Path], family: str
+) -> None:
+    judge = load_judge(folders[family])
+    for module in judge.model.modules():  # in train mode, half of everything would be dropped
+        for name in ("p", "dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.5)
+    reference, edited = _images(2, REFERENCE), _images(2)
+
+    def ask() -> tuple[Tensor, Tensor, int]:
+        kept = 0
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        given = edited.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            odds = judge.yes_minus_no(reference, given, [_ask(TWO, ONE), _ask(SWAPPED)])
+        (gradient,) = torch.autograd.grad(odds.sum(), given)
+        return odds.detach(), gradient, kept
+
+    odds, gradient, much = ask()
+    judge.checkpoint()
+    same_odds, same_gradient, little = ask()
+    assert torch.equal(same_odds, odds)
+    assert torch.equal(same_gradient, gradient)
+    assert little < 0.7 * much

@@ -1,5 +1,7 @@
 """What was encoded before: found again by content, and by nothing else."""
 
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nopair.training.cache as cache_module
 from nopair.backbones.base import Backbone
 from nopair.backbones.fake import ToyBackbone
 from nopair.config import load_recipe
@@ -15,6 +18,7 @@ from nopair.errors import DataError, OutputError
 from nopair.training import cache
 from nopair.training.cache import CachedBackbone, Store, fill, image_key, prompt_key
 from nopair.training.parallel import Ranks
+from nopair.types import EditBatch
 from nopair.world.records import WorldSource
 
 SHORT = ["warmup.steps=1", "warmup.batch=2", "npedit.steps=2", "npedit.batch=3"]
@@ -98,3 +102,22 @@ def test_other_images_have_other_names() -> None:
     assert image_key(image) == image_key(image.clone())
     assert image_key(image) != image_key(image + 1e-6)
     assert image_key(image) != image_key(image.reshape(3, 6, 4))
+
+
+def test_records_are_encoded_piece_by_piece_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All photos of a long run would not fit into memory."""
+    monkeypatch.setattr(cache_module, "CHUNK", 2)
+    world, alive, most = WorldSource(seed=0, held_out=False), weakref.WeakSet[torch.Tensor](), 0
+
+    class Watched:
+        def batch(self, indices: Sequence[int]) -> EditBatch:
+            nonlocal most
+            batch = world.batch(indices)
+            alive.add(batch.reference)
+            most = max(most, len(alive))
+            return batch
+
+    toy, store = ToyBackbone.build(seed=0), Store.of(tmp_path / "cache", base(tmp_path / "base"), "float32")
+    fill(store, toy, load_recipe("demo", [*SHORT, "npedit.steps=8"]), Watched(), world.batch([90]))
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) > 24
+    assert most <= 2

@@ -281,6 +281,22 @@ def test_a_quantised_base_exports_onto_the_base_as_it_is(
 
 
 @pytest.mark.parametrize("base", BASES)
+def test_in_pieces_of_one_sample_what_was_encoded_before_trains_the_same_bits(
+    base: str, models: Path, tmp_path: Path
+) -> None:
+    """The store encodes one by one, so nothing is left that rounds in another way."""
+    ones = ["warmup.accumulate=2", "npedit.accumulate=2"]
+    plain = recipe(models, base, "smolvlm", tmp_path / "plain", *adapters_of(base), *ones)
+    cache = path_override("data.cache", tmp_path / "cache")
+    cached = recipe(models, base, "smolvlm", tmp_path / "cached", *adapters_of(base), *ones, cache)
+    for run in (plain, cached):
+        train(run, resume=False)
+    first, second = (weights(Editor.load(tmp_path / name / EDITOR)) for name in ("plain", "cached"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(second[name], value) for name, value in first.items())
+
+
+@pytest.mark.parametrize("base", BASES)
 def test_what_was_encoded_before_trains_the_same_student(base: str, models: Path, tmp_path: Path) -> None:
     plain = recipe(models, base, "smolvlm", tmp_path / "plain", *adapters_of(base))
     cache = path_override("data.cache", tmp_path / "cache")
@@ -298,7 +314,7 @@ def test_what_was_encoded_before_trains_the_same_student(base: str, models: Path
     entries = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len({entry.parent.parent for entry in entries}) == 1
     training = compose(cached)
-    assert {value.device.type for value in training.backbone.text_encoder.parameters()} == {"meta"}  # pyright: ignore
+    assert not list(training.backbone.text_encoder.parameters())  # pyright: ignore
     assert sorted((tmp_path / "cache").rglob("*.safetensors")) == entries  # nothing is made again
     for entry in entries:
         entry.write_bytes(b"cut")

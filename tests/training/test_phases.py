@@ -1,6 +1,8 @@
 """The two phases with a toy base and a scripted judge: what a step may depend on, and that a resumed run is the
 same run."""
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from nopair import precision as precision_module
 from nopair.backbones.fake import ToyBackbone
 from nopair.backbones.roles import FullRoles
 from nopair.config import Recipe, load_recipe
@@ -86,6 +89,31 @@ def test_draws_of_a_sample_do_not_depend_on_its_batch() -> None:
     assert torch.equal(together.noise()[1], alone.noise()[0])
     assert torch.equal(together.uniform()[1:2], alone.uniform())
     assert torch.equal(together.integers(4)[1:2], alone.integers(4))
+
+
+@pytest.fixture
+def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for bitsandbytes and a GPU: its 8-bit AdamW has the moments of torch's."""
+    package, optim = types.ModuleType("bitsandbytes"), types.ModuleType("bitsandbytes.optim")
+    package.optim, optim.AdamW8bit = optim, torch.optim.AdamW  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optim)
+    monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+def test_adamw8bit_is_given_what_adamw_is() -> None:
+    found = {}
+    for optimiser in ("adamw", "adamw8bit"):
+        parts = make_parts(
+            make_recipe(f"npedit.optimiser={optimiser}", "npedit.betas=[0.5,0.7]", "npedit.weight_decay=0.3")
+        )
+        phase = EditPhase(parts)
+        for index in range(2):  # a first step does not depend on the decay rates
+            phase.step(index)
+        found[optimiser] = weights(phase, parts)
+    assert all(torch.equal(value, found["adamw8bit"][name]) for name, value in found["adamw"].items())
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])

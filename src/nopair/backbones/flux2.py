@@ -34,6 +34,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from nopair.backbones.folder import (
+    drop_weights,
     load_model,
     load_scheduler,
     load_tokenizer,
@@ -123,8 +124,8 @@ class Flux2KleinBackbone:
         return self
 
     def drop_text_encoder(self) -> None:
-        """Its weights go to the meta device, where they take no memory."""
-        nn.ModuleList([self.text_encoder]).to("meta")
+        """See `nopair.backbones.folder.drop_weights`."""
+        drop_weights(self.text_encoder)
 
     def checkpoint(self) -> None:
         """Both are the library's own gradient checkpointing."""

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.errors import ModelError, OutputError
@@ -79,6 +80,15 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
     return model.eval()
+
+
+def drop_weights(model: nn.Module) -> None:
+    """Free a model's memory, whoever still holds it: what is in it goes, and it cannot be called any more.
+
+    Moving it to the meta device would not do for quantised weights, which keep a second hold on their numbers.
+    """
+    for name, _ in list(model.named_children()):
+        delattr(model, name)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

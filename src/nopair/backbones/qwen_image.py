@@ -29,16 +29,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import (
+    AutoencoderKLQwenImage,
+    QwenImageMidBlock,
+    QwenImageUpBlock,
+)
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline, calculate_shift
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from nopair.backbones.folder import (
+    drop_weights,
     load_model,
     load_scheduler,
     load_tokenizer,
@@ -132,12 +138,15 @@ class QwenImageBackbone:
         return self
 
     def drop_text_encoder(self) -> None:
-        """Its weights go to the meta device, where they take no memory."""
-        nn.ModuleList([self.text_encoder]).to("meta")
+        """See `nopair.backbones.folder.drop_weights`."""
+        drop_weights(self.text_encoder)
 
     def checkpoint(self) -> None:
-        """The library's own gradient checkpointing, of the transformer alone: this family's decoder has none."""
+        """The transformer's is the library's own. This family's decoder has none, so its blocks are wrapped for it."""
         self.transformer.enable_gradient_checkpointing()
+        apply_activation_checkpointing(
+            self.vae.decoder, check_fn=lambda part: isinstance(part, QwenImageMidBlock | QwenImageUpBlock)
+        )
 
     @property
     def adapter_ranks(self) -> Mapping[str, int]:

@@ -42,7 +42,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from nopair.backbones.folder import load_model, load_shift, read_pipeline, save_pipeline
+from nopair.backbones.folder import drop_weights, load_model, load_shift, read_pipeline, save_pipeline
 from nopair.errors import ConfigError, ModelError
 from nopair.precision import Bits
 from nopair.types import Text
@@ -151,9 +151,10 @@ class StableDiffusion3Backbone:
         return self
 
     def drop_text_encoder(self) -> None:
-        """Its weights go to the meta device, where they take no memory."""
-        encoders = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
-        nn.ModuleList([encoder for encoder in encoders if encoder is not None]).to("meta")
+        """All three; see `nopair.backbones.folder.drop_weights`."""
+        for encoder in (self.text_encoder, self.text_encoder_2, self.text_encoder_3):
+            if encoder is not None:
+                drop_weights(encoder)
 
     def checkpoint(self) -> None:
         """Both are the library's own gradient checkpointing."""

@@ -32,7 +32,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
-from nopair.backbones.folder import load_model, load_shift, load_tokenizer, read_pipeline, save_pipeline
+from nopair.backbones.folder import (
+    drop_weights,
+    load_model,
+    load_shift,
+    load_tokenizer,
+    read_pipeline,
+    save_pipeline,
+)
 from nopair.backbones.zimage_reference import OWN, Dialect, read_dialect, write_dialect
 from nopair.errors import ConfigError
 from nopair.precision import Bits
@@ -123,8 +130,8 @@ class ZImageBackbone:
         return self
 
     def drop_text_encoder(self) -> None:
-        """Its weights go to the meta device, where they take no memory."""
-        nn.ModuleList([self.text_encoder]).to("meta")
+        """See `nopair.backbones.folder.drop_weights`."""
+        drop_weights(self.text_encoder)
 
     def checkpoint(self) -> None:
         """Both are the library's own gradient checkpointing."""

@@ -6,6 +6,7 @@ processes, that share a base share entries, and another base never meets them.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Final
 
 import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -162,13 +165,13 @@ def fill(
     store: Store, backbone: Backbone, recipe: Recipe, source: Source, shown: EditBatch, ranks: Ranks = ALONE
 ) -> None:
     """Encode whatever training by `recipe` will ask for and the store does not have, one by one. Ranks share the work,
-    and each returns when all is there.
+    and each returns when all is there. A bar on standard error says how far the first one is.
 
     Raises:
         DataError: a photo cannot be read.
         OutputError: an entry cannot be written.
     """
-    for batch in (shown, *_batches(recipe, source, ranks)):
+    for batch in itertools.chain([shown], _batches(recipe, source, ranks)):
         for prompt in {*batch.captions, *batch.instructions, *batch.edited_captions, recipe.npedit.negative_prompt}:
             if prompt is not None and not store.path(prompt_key(prompt)).is_file():
                 text = backbone.encode_text([prompt])
@@ -183,5 +186,7 @@ def fill(
 def _batches(recipe: Recipe, source: Source, ranks: Ranks) -> Iterator[EditBatch]:
     """This rank's share of all records that either phase visits, which both number from 0."""
     count = max(phase.steps * phase.batch for phase in (recipe.warmup, recipe.npedit))
-    for start in range(ranks.rank * CHUNK, count, ranks.world * CHUNK):
+    starts = range(ranks.rank * CHUNK, count, ranks.world * CHUNK)
+    console = Console(stderr=True)
+    for start in track(starts, "encoding", console=console, transient=True, disable=ranks.rank > 0):
         yield source.batch(range(start, min(start + CHUNK, count)))
