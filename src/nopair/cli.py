@@ -148,6 +148,36 @@ def train(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as judge.bits=4.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes (GPUs) that share each batch.")] = 1,
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="What is planned for.")] = "cuda",
+    switches: Annotated[bool, typer.Option(help="Also plan with each switch changed; takes longer.")] = True,
+    card: Annotated[str | None, typer.Option(metavar="NAME", help="Estimate time on a known card: h100.")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(metavar="N", help="Or on a card of N TFLOP/s (bfloat16, dense).")
+    ] = None,
+    efficiency: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of that which training reaches, above 0 to 1.")
+    ] = 0.35,
+) -> None:
+    """Tell what a recipe will cost before it costs anything: memory by phase and owner, operations, what would save.
+
+    Needs no GPU and no weights: a local model folder, or the name of a published model that nopair knows.
+    """
+    from nopair.config import load_recipe
+    from nopair.planning.cards import throughput
+    from nopair.planning.command import show_plan
+
+    speed = throughput(card, tflops, efficiency)
+    show_plan(load_recipe(recipe, overrides or []), speed, ranks, device, switches=switches, as_json=as_json)
+
+
+@app.command()
 def evaluate(
     model: Annotated[
         str, typer.Option(metavar="DIR", help="The editor: a model folder, or the one shipped.")

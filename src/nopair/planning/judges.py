@@ -1,0 +1,115 @@
+"""A judge's adapter around a model on the meta device: its real code, and none of its weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import transformers
+from torch import nn
+
+from nopair.config import JudgeConfig
+from nopair.errors import ModelError
+from nopair.judges.internvl import InternVL
+from nopair.judges.llava_onevision import LlavaOnevision
+from nopair.judges.preprocess import Preprocess
+from nopair.judges.qwen_vl import QwenPreparation, QwenVL
+from nopair.judges.smolvlm import SmolVLM
+from nopair.judges.vision_language import Family, VisionLanguageJudge
+from nopair.planning.architecture import Architecture
+from nopair.planning.bases import own_tokenizer
+from nopair.planning.packed import pack
+from nopair.planning.shapes import META
+from nopair.planning.words import IMAGE, word_tokenizer
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a family is put together. `plain` begins the names of the parts that are never quantised."""
+
+    model: Any
+    processor: Any
+    family: Callable[[Any, Any], Family]
+    plain: tuple[str, ...]
+
+
+def _llava_onevision(model: Any, processor: Any) -> Family:
+    return LlavaOnevision(model, Preprocess.of(processor, model.config.vision_config.image_size))
+
+
+def _qwen(model: Any, processor: Any) -> Family:
+    return QwenVL(model, QwenPreparation.of(processor, model.config.vision_config))
+
+
+_QWEN_PLAIN: Final = ("model.visual",)
+_KINDS: Final = {
+    "internvl": _Kind(
+        transformers.InternVLForConditionalGeneration,
+        transformers.GotOcr2ImageProcessorPil,
+        InternVL.of,
+        ("model.vision_tower", "model.multi_modal_projector"),
+    ),
+    "llava_onevision": _Kind(
+        transformers.LlavaOnevisionForConditionalGeneration,
+        transformers.LlavaOnevisionImageProcessorPil,
+        _llava_onevision,
+        ("model.vision_tower", "model.multi_modal_projector"),
+    ),
+    "qwen2_5_vl": _Kind(
+        transformers.Qwen2_5_VLForConditionalGeneration, transformers.Qwen2VLImageProcessorPil, _qwen, _QWEN_PLAIN
+    ),
+    "qwen3_vl": _Kind(
+        transformers.Qwen3VLForConditionalGeneration, transformers.Qwen2VLImageProcessorPil, _qwen, _QWEN_PLAIN
+    ),
+    "smolvlm": _Kind(
+        transformers.SmolVLMForConditionalGeneration,
+        transformers.SmolVLMImageProcessorPil,
+        SmolVLM.of,
+        ("model.vision_model", "model.connector"),
+    ),
+}
+
+
+def shape_judge(judge: Architecture, config: JudgeConfig) -> VisionLanguageJudge:
+    """What `nopair.judges.load.load_judge` makes of the folder, with a frozen model on the meta device.
+
+    The folder's own tokenizer is used if the folder is here.
+
+    Raises:
+        ModelError: a config is missing or unreadable, or does not fit its model, or the family is unknown.
+    """
+    settings = judge.config("config.json")
+    kind = _KINDS.get(str(settings.get("model_type")))
+    if kind is None:
+        found = settings.get("model_type")
+        raise ModelError(f"{judge.name}: is of the family {found!r}; nopair knows {', '.join(sorted(_KINDS))}")
+    try:
+        with META:
+            model = kind.model(kind.model.config_class.from_dict(settings)).to(getattr(torch, config.dtype))
+        processor = kind.processor.from_dict(judge.config("preprocessor_config.json"))
+    except (TypeError, ValueError, KeyError) as error:
+        line = next(iter(str(error).strip().splitlines()), "")[:160]
+        raise ModelError(f"{judge.name}: a config does not fit its model ({line}); copy it again") from None
+    model.requires_grad_(False).eval()
+    bits = config.bits
+    if bits is not None:
+        pack(model, bits, lambda name: name != "lm_head" and not name.startswith(kind.plain))
+    if config.checkpointing:
+        _checkpoint(model)
+    if judge.folder is not None and (judge.folder / "tokenizer_config.json").is_file():
+        return VisionLanguageJudge(kind.family(model, processor), own_tokenizer(judge.folder))
+    family = kind.family(model, processor)
+    tokenizer = word_tokenizer((*family.marks.before, *family.marks.after))
+    image: Any = tokenizer.convert_tokens_to_ids(IMAGE)
+    model.config.image_token_id = image
+    return VisionLanguageJudge(family, tokenizer)
+
+
+def _checkpoint(model: nn.Module) -> None:
+    """Recomputation is on in training mode only, and is all that this mode may change."""
+    made: Any = model
+    made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0

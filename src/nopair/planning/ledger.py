@@ -1,0 +1,129 @@
+"""Counts the bytes of the tensors that are alive, by owner, and the operations that are done, by part."""
+
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
+
+_aten: Any = torch.ops.aten
+FLOPS: Final[dict[Any, Any]] = {
+    **flop_registry,
+    # The library's own table has only the kernels of GPUs.
+    _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
+"""Formulas by operation, for torch's `FlopCounterMode` too (its `custom_mapping`)."""
+
+TEMPORARY: Final = "temporaries"
+"""Owner of what was made under no name: losses, and what a backward pass needs for a moment."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """One stretch of a run: bytes by owner at the moment when most were alive, and operations by part."""
+
+    peak: dict[str, int] = field(default_factory=dict)
+    peak_bytes: int = -1
+    flops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Ledger(TorchDispatchMode):
+    """Counts under `with`. What was there before is told to `own`.
+
+    A tensor belongs to the name (`owner`) under which it was made, until `own` says otherwise. Tensors that share
+    memory count once, and only those on `device` count.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.stages: dict[str, Stage] = {}
+        self._device = device
+        self._stage = Stage()
+        self._owner = TEMPORARY
+        self._bytes: dict[str, int] = defaultdict(int)
+        self._total = 0
+        self._paused = False
+        self._known: dict[int, tuple[weakref.ref[Any], str, int]] = {}
+
+    def stage(self, name: str) -> None:
+        """From here on, peaks and operations count for the stage of this name."""
+        self._stage = self.stages.setdefault(name, Stage())
+        self._note()
+
+    @contextmanager
+    def owner(self, name: str) -> Iterator[None]:
+        """Inside, what is made belongs to `name`, and operations count as its."""
+        former, self._owner = self._owner, name
+        try:
+            yield
+        finally:
+            self._owner = former
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, nothing counts."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def own(self, tensors: Iterable[Tensor], name: str) -> None:
+        """Say whose these tensors are from now on."""
+        for tensor in tensors:
+            self._enter(tensor, name)
+        self._note()
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes of an owner that are alive now."""
+        return self._bytes[name]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if self._paused:
+            return out
+        formula = FLOPS.get(func.overloadpacket)
+        if formula is not None:
+            self._stage.flops[self._owner] += formula(*args, **kwargs, out_val=out)
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._enter(value, None)
+        self._note()
+        return out
+
+    def _enter(self, tensor: Tensor, name: str | None) -> None:
+        if tensor.device.type != self._device:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        known = self._known.get(key)
+        if known is not None:
+            reference, owner, size = known
+            if name is not None and name != owner:
+                self._bytes[owner] -= size
+                self._bytes[name] += size
+                self._known[key] = (reference, name, size)
+            return
+        size, owner = storage.nbytes(), name or self._owner
+        self._known[key] = (weakref.ref(storage, lambda _: self._leave(key)), owner, size)
+        self._bytes[owner] += size
+        self._total += size
+
+    def _leave(self, key: int) -> None:
+        _, owner, size = self._known.pop(key)
+        self._bytes[owner] -= size
+        self._total -= size
+
+    def _note(self) -> None:
+        if self._total > self._stage.peak_bytes:
+            self._stage.peak_bytes = self._total
+            self._stage.peak = {name: size for name, size in self._bytes.items() if size}

@@ -1,0 +1,69 @@
+"""Records whose images have no values."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+
+from nopair.config import Recipe, WorldDataConfig
+from nopair.data.loader import Source
+from nopair.planning.shapes import META
+from nopair.planning.words import words
+from nopair.types import EditBatch
+from nopair.world.records import WorldSource
+from nopair.world.scenes import SIZE
+
+INSTRUCTION_WORDS: Final = 24
+CAPTION_WORDS: Final = 96
+"""How long instructions and captions of photos are taken to be."""
+
+
+@final
+@dataclass(frozen=True)
+class ShapesOfWorld:
+    """The shapes world's own records, without values in their images."""
+
+    world: WorldSource
+
+    def batch(self, indices: Sequence[int]) -> EditBatch:
+        """See `nopair.data.loader.Source`."""
+        batch = self.world.batch(indices)
+        return dataclasses.replace(batch, reference=torch.empty(batch.reference.shape, device=META))
+
+
+@final
+@dataclass(frozen=True)
+class ShapesOfPhotos:
+    """Photos of one size with texts of typical length. All are edits judged by two questions about two images."""
+
+    height: int
+    width: int
+
+    def batch(self, indices: Sequence[int]) -> EditBatch:
+        """See `nopair.data.loader.Source`."""
+        count = len(indices)
+        return EditBatch(
+            reference=torch.empty(count, 3, self.height, self.width, device=META),
+            instructions=(words(INSTRUCTION_WORDS),) * count,
+            captions=(words(CAPTION_WORDS),) * count,
+            edited_captions=(words(CAPTION_WORDS),) * count,
+            categories=("replace",) * count,
+            subjects=("word",) * count,
+        )
+
+
+def size_of(recipe: Recipe) -> tuple[int, int]:
+    """Height and width in pixels of what a recipe trains on."""
+    data = recipe.data
+    return (SIZE, SIZE) if isinstance(data, WorldDataConfig) else (data.height, data.width)
+
+
+def shape_source(recipe: Recipe, *, held_out: bool) -> Source:
+    """What stands for the records that a recipe trains on, or those it shows."""
+    data = recipe.data
+    if not isinstance(data, WorldDataConfig):
+        return ShapesOfPhotos(data.height, data.width)
+    chosen = {} if data.categories is None else {"categories": data.categories}
+    return ShapesOfWorld(WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen))
