@@ -8,12 +8,8 @@ from typing import Final
 from nopair.errors import ModelError
 
 PREFIX: Final = "tiny:"
-<<<<<<< HEAD
 _HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """What names on the hub look like; so do relative paths."""
-=======
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
->>>>>>> b288a29 (nopair plan, first part: shapes without values, a ledger of bytes and operations, recipes by base and tier)
 PARTS: Final = ("base", "judge", "editor")
 
 
@@ -31,7 +27,6 @@ def resolve(name: str) -> Path:
     if not name.startswith(PREFIX):
         folder = Path(name)
         if not name or not _exists(folder):  # Path("") is the current folder
-<<<<<<< HEAD
             if _HUB.fullmatch(name):
                 raise ModelError(
                     f"{name}: no such model folder, and nopair downloads nothing; if it is a name on the Hugging Face "
@@ -39,9 +34,6 @@ def resolve(name: str) -> Path:
                     "hf auth login first)"
                 )
             raise ModelError(f"{name}: no such model folder; check the path, or use {PREFIX}editor")
-=======
-            raise ModelError(f"{name}: no such model folder; {_hint(name)}")
->>>>>>> b288a29 (nopair plan, first part: shapes without values, a ledger of bytes and operations, recipes by base and tier)
         return folder
     part = name.removeprefix(PREFIX)
     if part not in PARTS:
@@ -50,14 +42,6 @@ def resolve(name: str) -> Path:
     if not _exists(folder):
         raise ModelError(f"{name}: is not in this installation ({folder}); build it with: nopair tiny build {part}")
     return folder
-
-
-def _hint(name: str) -> str:
-    """What to do about a folder that is not there; it may be meant as a model's id on the Hugging Face hub."""
-    if not _HUB_ID.fullmatch(name):
-        return f"check the path, or use {PREFIX}editor"
-    place = f"models/{name.rpartition('/')[2]}"
-    return f"nopair downloads nothing: run `hf download {name} --local-dir {place}` and give {place} as the path"
 
 
 def _exists(folder: Path) -> bool:

@@ -11,16 +11,19 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nopair.backbones.base import StoredBackbone
+from nopair.backbones.folder import NEVER_QUANTISED
 from nopair.backbones.load import FAMILIES
 from nopair.errors import ModelError
 from nopair.planning.architecture import Architecture
+from nopair.planning.packed import pack
 from nopair.planning.shapes import META
 from nopair.planning.words import word_tokenizer
+from nopair.precision import Bits
 
 CLIP_TOKENS = 77
 
 
-def shape_backbone(base: Architecture, dtype: torch.dtype) -> StoredBackbone:
+def shape_backbone(base: Architecture, dtype: torch.dtype, bits: Bits | None = None) -> StoredBackbone:
     """What `nopair.backbones.load.load_backbone` makes of the folder, with frozen modules on the meta device.
 
     The folder's own tokenizers are used if the folder is here.
@@ -31,18 +34,33 @@ def shape_backbone(base: Architecture, dtype: torch.dtype) -> StoredBackbone:
     family = base.config("model_index.json").get("_class_name")
     try:
         with META:
-            match family:
-                case "ZImagePipeline":
-                    return _zimage(base, dtype)
-                case "Flux2KleinPipeline":
-                    return _flux2(base, dtype)
-                case "StableDiffusion3Pipeline":
-                    return _sd3(base, dtype)
-                case "QwenImagePipeline":
-                    return _qwen_image(base, dtype)
+            backbone = _made(family, base, dtype)
     except (TypeError, ValueError, KeyError) as error:
         raise ModelError(f"{base.name}: a config does not fit its model ({_line(error)}); copy it again") from None
-    raise ModelError(f"{base.name}: holds a {family}; nopair knows {', '.join(FAMILIES)}")
+    if bits is not None:
+        for module in (backbone.transformer, *text_encoders(backbone)):
+            pack(module, bits, lambda name: not any(part in NEVER_QUANTISED for part in name.split(".")), double=True)
+    return backbone
+
+
+def text_encoders(backbone: StoredBackbone) -> list[nn.Module]:
+    """What `drop_text_encoder` would drop."""
+    found = [value for name, value in vars(backbone).items() if name.startswith("text_encoder")]
+    return [value for value in found if isinstance(value, nn.Module)]
+
+
+def _made(family: Any, base: Architecture, dtype: torch.dtype) -> StoredBackbone:
+    match family:
+        case "ZImagePipeline":
+            return _zimage(base, dtype)
+        case "Flux2KleinPipeline":
+            return _flux2(base, dtype)
+        case "StableDiffusion3Pipeline":
+            return _sd3(base, dtype)
+        case "QwenImagePipeline":
+            return _qwen_image(base, dtype)
+        case _:
+            raise ModelError(f"{base.name}: holds a {family}; nopair knows {', '.join(FAMILIES)}")
 
 
 def _zimage(base: Architecture, dtype: torch.dtype) -> StoredBackbone:

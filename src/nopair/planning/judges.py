@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import torch
 import transformers
-from torch import nn
 
 from nopair.config import JudgeConfig
 from nopair.errors import ModelError
@@ -93,23 +92,18 @@ def shape_judge(judge: Architecture, config: JudgeConfig) -> VisionLanguageJudge
     model.requires_grad_(False).eval()
     bits = config.bits
     if bits is not None:
-        pack(model, bits, lambda name: name != "lm_head" and not name.startswith(kind.plain))
+        pack(model, bits, lambda name: name != "lm_head" and not name.startswith(kind.plain), double=False)
+    made = _with_tokenizer(judge, kind.family(model, processor))
     if config.checkpointing:
-        _checkpoint(model)
+        made.checkpoint()
+    return made
+
+
+def _with_tokenizer(judge: Architecture, family: Family) -> VisionLanguageJudge:
     if judge.folder is not None and (judge.folder / "tokenizer_config.json").is_file():
-        return VisionLanguageJudge(kind.family(model, processor), own_tokenizer(judge.folder))
-    family = kind.family(model, processor)
+        return VisionLanguageJudge(family, own_tokenizer(judge.folder))
     tokenizer = word_tokenizer((*family.marks.before, *family.marks.after))
-    image: Any = tokenizer.convert_tokens_to_ids(IMAGE)
-    model.config.image_token_id = image
+    config: Any = family.model.config
+    config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
     return VisionLanguageJudge(family, tokenizer)
 
-
-def _checkpoint(model: nn.Module) -> None:
-    """Recomputation is on in training mode only, and is all that this mode may change."""
-    made: Any = model
-    made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0

@@ -1,19 +1,23 @@
 """Linear layers with quantised weights, as shapes: the bytes they hold, and what they need for a moment to compute.
 
 bitsandbytes cannot build its layers without a GPU. What it does is counted by hand: NF4 keeps half a byte a weight and
-one float32 for each block of 64; int8 keeps a byte a weight and one float32 for each row. Both unpack a layer's
-weights to multiply by them (int8 only in the backward pass), once in each direction, and keep nothing unpacked.
+a scale for each block of 64, one byte where scales are quantised themselves (and a float32 for each 256 of them), else
+a float32; int8 keeps a byte a weight and a float32 for each row. Both unpack a layer's weights to multiply by them
+(int8 only in the backward pass), once in each direction, and keep nothing unpacked.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-Bits = Literal[4, 8]
+from nopair.precision import Bits
+
 BLOCK: Final = 64
 """Weights that share a scale in NF4."""
+SCALES: Final = 256
+"""Quantised scales that share a scale of their own."""
 
 
 class _Unpacked(torch.autograd.Function):
@@ -43,18 +47,23 @@ class _Unpacked(torch.autograd.Function):
 class PackedLinear(nn.Linear):
     """A frozen linear layer of `bits`-bit weights, for the meta device only. An `nn.Linear`, so that adapters fit it.
 
-    `weight` holds the packed bytes and has another shape than a plain layer's.
+    `weight` holds the packed bytes and has another shape than a plain layer's. `compute_dtype` is, as in the library,
+    what is computed in.
     """
 
-    def __init__(self, plain: nn.Linear, bits: Bits) -> None:
+    def __init__(self, plain: nn.Linear, bits: Bits, double: bool) -> None:
         with torch.device("meta"):
             super().__init__(plain.in_features, plain.out_features, plain.bias is not None, dtype=plain.weight.dtype)
         self.bits: Bits = bits
+        self.compute_dtype: torch.dtype = plain.weight.dtype
         count = plain.weight.numel()
         packed = torch.empty(count * bits // 8, 1, dtype=torch.uint8, device="meta")
-        scales = torch.empty(-(-count // BLOCK) if bits == 4 else plain.out_features, device="meta")
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.register_buffer("scales", scales)
+        blocks = -(-count // BLOCK) if bits == 4 else plain.out_features
+        kind = torch.uint8 if double and bits == 4 else torch.float32
+        self.register_buffer("scales", torch.empty(blocks, dtype=kind, device="meta"))
+        if kind == torch.uint8:
+            self.register_buffer("scales_of_scales", torch.empty(-(-blocks // SCALES), device="meta"))
         self.requires_grad_(False)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -63,8 +72,11 @@ class PackedLinear(nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
-def pack(module: nn.Module, bits: Bits, is_packed: Callable[[str], bool]) -> None:
-    """Replace in place the linear layers of `module` whose full names `is_packed` says are quantised."""
+def pack(module: nn.Module, bits: Bits, is_packed: Callable[[str], bool], *, double: bool) -> None:
+    """Replace in place the linear layers of `module` whose full names `is_packed` says are quantised.
+
+    `double` says whether scales are quantised too.
+    """
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and is_packed(name):
-            module.set_submodule(name, PackedLinear(layer, bits))
+            module.set_submodule(name, PackedLinear(layer, bits, double))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from nopair.config import PhaseConfig, Recipe, WorldDataConfig, dump, parse_recipe
+from nopair.config import PhaseConfig, Recipe, dump, parse_recipe
 from nopair.errors import ConfigError
 from nopair.planning.cards import Throughput
 from nopair.planning.ledger import TEMPORARY
@@ -185,7 +185,8 @@ def _shortened(recipe: Recipe, ranks: int) -> Recipe:
         if name == "npedit":
             changes["fake_steps"] = 1
         updates[name] = phase.model_copy(update=changes)
-    return recipe.model_copy(update=updates)
+    logging = recipe.logging.model_copy(update={"every": 1})  # a bystander is asked at every record
+    return recipe.model_copy(update=updates | {"logging": logging})
 
 
 def _pieces(phase: PhaseConfig) -> int:
@@ -207,7 +208,7 @@ def _while_moving(owners: Mapping[str, int], trained: int) -> dict[str, int]:
 def _changes(recipe: Recipe, ranks: int) -> Iterator[tuple[str, ...]]:
     """Changes of single switches, as overrides."""
     base, npedit = recipe.base, recipe.npedit
-    yield (f"base.roles={'full' if base.roles == 'lora' else 'lora'}", *(["base.bits=null"] if base.bits else []))
+    yield ("base.roles=full", "base.bits=null", "base.dtype=float32") if base.roles == "lora" else ("base.roles=lora",)
     yield (f"base.dtype={'float32' if base.dtype == 'bfloat16' else 'bfloat16'}",)
     for bits in _others(base.bits):
         yield (f"base.bits={bits}",)
@@ -217,8 +218,7 @@ def _changes(recipe: Recipe, ranks: int) -> Iterator[tuple[str, ...]]:
     doubled = 2 * npedit.accumulate
     if npedit.batch % (doubled * ranks) == 0:
         yield (f"npedit.accumulate={doubled}",)
-    if not isinstance(recipe.data, WorldDataConfig):
-        yield ("data.cache=cache" if recipe.data.cache is None else "data.cache=null",)
+    yield ("data.cache=cache" if recipe.data.cache is None else "data.cache=null",)
     yield (f"judge.dtype={'float32' if recipe.judge.dtype == 'bfloat16' else 'bfloat16'}",)
     for bits in _others(recipe.judge.bits):
         yield (f"judge.bits={bits}",)

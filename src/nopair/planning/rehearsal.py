@@ -12,19 +12,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from nopair.backbones.base import StoredBackbone
 from nopair.backbones.roles import TRAINED, FullRoles, LoraRoles, Roles
 from nopair.config import Recipe
-from nopair.errors import ConfigError
-from nopair.judges.base import Judge
 from nopair.judges.ensemble import JudgeEnsemble
 from nopair.judges.vision_language import VisionLanguageJudge
 from nopair.method.flow import levels
 from nopair.planning.architecture import architecture
-from nopair.planning.bases import shape_backbone
+from nopair.planning.bases import shape_backbone, text_encoders
 from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import Ledger, Stage
-from nopair.planning.packed import pack
+from nopair.planning.packed import PackedLinear
 from nopair.planning.records import shape_source, size_of
 from nopair.planning.shapes import META, ShapesOnly
-from nopair.planning.views import GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedJudge, CountedRoles
+from nopair.planning.views import BYSTANDER, GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedJudge, CountedRoles
 from nopair.training.phases import EditPhase, Parts, WarmupPhase
 from nopair.training.sampling import Sampler
 
@@ -56,13 +54,13 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         ModelError, JudgeError: a model is unknown, or its configs cannot be used.
         ConfigError: the models do not take what the recipe asks of them.
     """
-    backbone, judges = _models(recipe)
+    models = _models(recipe)
     ledger = Ledger("meta")
-    parameters = _own_codecs(ledger, recipe, backbone, judges)
-    roles = _roles(recipe, backbone)
+    parameters = _own_frozen(ledger, recipe, models)
+    roles = _roles(recipe, models.backbone)
     trainable = {NAMES[role]: _count(roles.trainable(role).values()) for role in TRAINED}
     _own_transformers(ledger, roles)
-    parts = _parts(recipe, roles, judges, ledger)
+    parts = _parts(recipe, roles, models, ledger)
     with ShapesOnly(), ledger, _watched(ledger, roles):
         with ledger.owner(EMA):
             phases = WarmupPhase(parts), EditPhase(parts)
@@ -89,46 +87,43 @@ def judge_and_roles(recipe: Recipe) -> tuple[VisionLanguageJudge, Roles]:
     Raises:
         ModelError, JudgeError, ConfigError: as `rehearse`.
     """
-    backbone, judges = _models(recipe)
-    return judges[0], _roles(recipe, backbone)
+    models = _models(recipe)
+    return models.judges[0], _roles(recipe, models.backbone)
 
 
-def _models(recipe: Recipe) -> tuple[StoredBackbone, list[VisionLanguageJudge]]:
+@dataclass(frozen=True, eq=False)
+class _Models:
+    backbone: StoredBackbone
+    judges: list[VisionLanguageJudge]
+    bystander: VisionLanguageJudge | None
+
+
+def _models(recipe: Recipe) -> _Models:
     base = recipe.base
-    backbone = shape_backbone(architecture(base.path), getattr(torch, base.dtype))
-    if base.bits is not None:
-        if base.roles == "full":
-            raise ConfigError("base.bits needs roles: lora; weights of so few bits cannot be trained")
-        # Of the blocks, which stand in numbered lists; what is around them is small, and stays.
-        pack(backbone.transformer, base.bits, lambda name: any(part.isdigit() for part in name.split(".")[:-1]))
+    backbone = shape_backbone(architecture(base.path), getattr(torch, base.dtype), base.bits)
+    backbone.latent_shape(*size_of(recipe))  # a size that the base cannot take is told at once
+    if base.checkpointing:
+        backbone.checkpoint()
     judges = [shape_judge(architecture(one.path), one) for one in (recipe.judge, *recipe.ensemble)]
-    return backbone, judges
+    seen = recipe.bystander
+    return _Models(backbone, judges, None if seen is None else shape_judge(architecture(seen.path), seen))
 
 
-def _codecs(backbone: StoredBackbone) -> dict[str, list[nn.Module]]:
-    """The frozen modules of an adapter beside its transformer, by what they are called here."""
-    modules = {name: value for name, value in vars(backbone).items() if isinstance(value, nn.Module)}
-    encoders = [value for name, value in modules.items() if name.startswith("text_encoder")]
-    return {TEXT: encoders, VAE: [modules["vae"]]}
-
-
-def _own_codecs(
-    ledger: Ledger, recipe: Recipe, backbone: StoredBackbone, judges: Sequence[VisionLanguageJudge]
-) -> dict[str, int]:
-    """Tell the ledger of all frozen modules but the transformer; parameters by module, the transformer's included."""
-    counted = {"transformer": _count(backbone.transformer.parameters())}
-    cached = _is_cached(recipe)
-    for name, modules in _codecs(backbone).items():
-        if name == TEXT and cached:
-            continue
+def _own_frozen(ledger: Ledger, recipe: Recipe, models: _Models) -> dict[str, int]:
+    """Tell the ledger of all frozen models but the transformer; parameters by model, the transformer's included."""
+    codecs: Any = models.backbone
+    owned: dict[str, list[nn.Module]] = {VAE: [codecs.vae]}
+    if recipe.data.cache is None:
+        owned[TEXT] = text_encoders(models.backbone)
+    for number, judge in enumerate(models.judges, start=1):
+        owned[JUDGE if number == 1 else f"{JUDGE} {number}"] = [judge.model]
+    if models.bystander is not None:
+        owned[BYSTANDER] = [models.bystander.model]
+    for name, modules in owned.items():
         for module in modules:
             ledger.own(_tensors(module), f"{WEIGHTS}{name}")
-        counted[name] = sum(_count(module.parameters()) for module in modules)
-    for number, judge in enumerate(judges, start=1):
-        name = JUDGE if number == 1 else f"{JUDGE} {number}"
-        ledger.own(_tensors(judge.model), f"{WEIGHTS}{name}")
-        counted[name] = _count(judge.model.parameters())
-    return counted
+    whole = {"transformer": [models.backbone.transformer]} | owned
+    return {name: sum(map(_count_unpacked, modules)) for name, modules in whole.items()}
 
 
 def _own_transformers(ledger: Ledger, roles: Roles) -> None:
@@ -143,26 +138,19 @@ def _own_transformers(ledger: Ledger, roles: Roles) -> None:
 
 
 def _roles(recipe: Recipe, backbone: StoredBackbone) -> Roles:
-    base = recipe.base
-    transformer: Any = backbone.transformer
-    if base.checkpointing:
-        transformer.enable_gradient_checkpointing()
-        vae: Any = _codecs(backbone)[VAE][0]
-        vae.enable_gradient_checkpointing()
     with META:
-        if base.roles == "full":
-            roles = FullRoles.of(backbone)
-            for role in (roles.student, roles.fake):
-                nn.Module.to(role.transformer, torch.float32)  # what is trained is kept exactly
-            return roles
-        lora = base.lora
-        return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed)
+        if recipe.base.roles == "full":
+            return FullRoles.of(backbone)
+        lora = recipe.base.lora
+        return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed, lora.ranks)
 
 
-def _parts(recipe: Recipe, roles: Roles, judges: Sequence[VisionLanguageJudge], ledger: Ledger) -> Parts:
-    one = judges[0] if len(judges) == 1 else JudgeEnsemble(judges, [each.weight for each in (recipe.judge, *recipe.ensemble)])
-    judge: Judge = CountedJudge(one, ledger)
-    counted = CountedRoles(roles, ledger, cached=_is_cached(recipe), fake_stage=FAKE)
+def _parts(recipe: Recipe, roles: Roles, models: _Models, ledger: Ledger) -> Parts:
+    weights = [one.weight for one in (recipe.judge, *recipe.ensemble)]
+    judges = models.judges
+    judge = judges[0] if len(judges) == 1 else JudgeEnsemble(judges, weights)
+    seen = models.bystander
+    counted = CountedRoles(roles, ledger, cached=recipe.data.cache is not None, fake_stage=FAKE)
     height, width = size_of(recipe)
     shift = recipe.sampling.shift or roles.student.shift_for(height, width, recipe.sampling.steps)
     schedule = levels(recipe.sampling.steps, shift)
@@ -171,7 +159,8 @@ def _parts(recipe: Recipe, roles: Roles, judges: Sequence[VisionLanguageJudge], 
     return Parts(
         recipe=recipe,
         roles=counted,
-        judge=judge,
+        judge=CountedJudge(judge, JUDGE, ledger),
+        bystander=None if seen is None else CountedJudge(seen, BYSTANDER, ledger),
         source=shape_source(recipe, held_out=False),
         shift=shift,
         levels=schedule,
@@ -204,14 +193,16 @@ def _watched(ledger: Ledger, roles: Roles) -> Iterator[None]:
             hook.remove()
 
 
-def _is_cached(recipe: Recipe) -> bool:
-    """Whether texts and references come from disk, so that the text encoder is not needed."""
-    return getattr(recipe.data, "cache", None) is not None
-
-
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
+
+
+def _count_unpacked(module: nn.Module) -> int:
+    """Parameters, quantised ones too, which share bytes."""
+    packed = [layer for layer in module.modules() if isinstance(layer, PackedLinear)]
+    extra = sum(layer.in_features * layer.out_features - layer.weight.numel() for layer in packed)
+    return _count(module.parameters()) + extra
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

@@ -51,7 +51,7 @@ class _Constants(TorchFunctionMode):
         if func is torch.tensor and _is_meta(kwargs.get("device")):
             known = torch.tensor(*args, **{**kwargs, "device": "cpu"})
             return known if _steers(known.dtype) else known.to(META)
-        if func is functional.scaled_dot_product_attention and args[0].is_meta:
+        if func is functional.scaled_dot_product_attention and (args[0] if args else kwargs["query"]).is_meta:
             return _fused_attention(*args, **kwargs)
         return func(*args, **kwargs)
 

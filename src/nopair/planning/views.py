@@ -13,7 +13,7 @@ from nopair.judges.base import Judge
 from nopair.planning.ledger import Ledger
 from nopair.types import Question, Text
 
-TEXT, VAE, JUDGE = "text encoder", "VAE", "judge"
+TEXT, VAE, JUDGE, BYSTANDER = "text encoder", "VAE", "judge", "bystander"
 NAMES: dict[Role, str] = {"student": "student", "teacher": "teacher", "fake": "fake score"}
 GRADIENTS = "gradients"
 
@@ -31,6 +31,10 @@ class CountedBackbone:
     @property
     def transformer(self) -> nn.Module:
         return self.inner.transformer
+
+    @property
+    def adapter_ranks(self) -> Mapping[str, int]:
+        return self.inner.adapter_ranks
 
     def shift_for(self, height: int, width: int, steps: int) -> float:
         return self.inner.shift_for(height, width, steps)
@@ -120,6 +124,7 @@ class CountedJudge:
     """A `Judge`."""
 
     inner: Judge
+    name: str
     ledger: Ledger
 
     def yes_minus_no(
@@ -128,5 +133,5 @@ class CountedJudge:
         edited: Float[Tensor, "batch 3 edited_height edited_width"],
         questions: Sequence[Sequence[Question]],
     ) -> Float[Tensor, "batch question"]:
-        with self.ledger.owner(JUDGE):
+        with self.ledger.owner(self.name):
             return self.inner.yes_minus_no(reference, edited, questions)
