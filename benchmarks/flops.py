@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from nopair.config import Recipe, load_recipe
+from nopair.judges.questions import questions_for
 from nopair.planning.ledger import Ledger
 from nopair.planning.plan import plan
-from nopair.planning.rehearsal import judge_and_roles
 from nopair.planning.records import shape_source, size_of
+from nopair.planning.rehearsal import judge_and_roles
 from nopair.planning.shapes import META, ShapesOnly
-from nopair.judges.questions import questions_for
 
 CONFIGURATION = [
     "base.roles=full",

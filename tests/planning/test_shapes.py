@@ -15,7 +15,12 @@ def test_what_steers_keeps_its_values_where_floats_have_none() -> None:
         mask = torch.ones(2, 3, dtype=torch.bool, device=META)
         places = torch.arange(3, device=META)
         grids = torch.tensor([1, 4, 6]).to(META)
-        assert (ids.tolist(), bool(mask.all()), places.tolist(), grids.tolist()) == ([[2, 0, 1]], True, [0, 1, 2], [1, 4, 6])
+        assert (ids.tolist(), bool(mask.all()), places.tolist(), grids.tolist()) == (
+            [[2, 0, 1]],
+            True,
+            [0, 1, 2],
+            [1, 4, 6],
+        )
         assert torch.zeros(2, device=META).is_meta
         assert torch.tensor([0.5], device=META).is_meta
 

@@ -65,7 +65,9 @@ def architecture(name: str) -> Architecture:
 def published() -> tuple[str, ...]:
     """Ids of the published models whose architecture comes with nopair, sorted."""
     names = (file.name for file in _files().iterdir())
-    return tuple(sorted(name.removesuffix(".json").replace(_SEPARATOR, "/") for name in names if name.endswith(".json")))
+    return tuple(
+        sorted(name.removesuffix(".json").replace(_SEPARATOR, "/") for name in names if name.endswith(".json"))
+    )
 
 
 def _files() -> Any:

@@ -106,4 +106,3 @@ def _with_tokenizer(judge: Architecture, family: Family) -> VisionLanguageJudge:
     config: Any = family.model.config
     config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
     return VisionLanguageJudge(family, tokenizer)
-

@@ -123,9 +123,7 @@ class Plan:
         return found
 
 
-def plan(
-    recipe: Recipe, *, ranks: int = 1, device: Literal["cuda", "cpu"] = "cuda", switches: bool = True
-) -> Plan:
+def plan(recipe: Recipe, *, ranks: int = 1, device: Literal["cuda", "cpu"] = "cuda", switches: bool = True) -> Plan:
     """Plan a recipe without loading a weight. Takes seconds for a full-size model, and as long for every switch.
 
     Args:

@@ -1,6 +1,6 @@
 """The phases of a recipe, run for one step on models without memory, under a ledger."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -78,7 +78,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
                 kept = [value.detach().clone() for value in roles.trainable("student").values()]
             parts.sampler.pixels()
             del kept
-    return Rehearsal({name: stage for name, stage in ledger.stages.items()}, parameters, trainable)
+    return Rehearsal(ledger.stages, parameters, trainable)
 
 
 def judge_and_roles(recipe: Recipe) -> tuple[VisionLanguageJudge, Roles]:
@@ -185,7 +185,9 @@ def _watched(ledger: Ledger, roles: Roles) -> Iterator[None]:
         ledger.own([parameter.grad], GRADIENTS)
 
     hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
-    hooks += [one.register_post_accumulate_grad_hook(gradient) for role in TRAINED for one in roles.trainable(role).values()]
+    hooks += [
+        one.register_post_accumulate_grad_hook(gradient) for role in TRAINED for one in roles.trainable(role).values()
+    ]
     try:
         yield
     finally:

@@ -59,9 +59,7 @@ class _Constants(TorchFunctionMode):
 class _Values(TorchDispatchMode):
     """Keeps known values apart from unknown ones, and brings them together where they meet."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is _aten._local_scalar_dense.default and args[0].is_meta:
             return bool(UNKNOWN) if args[0].dtype == torch.bool else UNKNOWN

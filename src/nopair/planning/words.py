@@ -38,4 +38,3 @@ def word_tokenizer(marks: Sequence[str] = (), longest: int = 100_000) -> PreTrai
 def words(count: int) -> str:
     """A text of so many tokens."""
     return " ".join(["word"] * count)
-

@@ -1,0 +1,204 @@
+"""Plans against what training really takes, and the values they are made of."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from nopair.config import load_recipe
+from nopair.errors import ConfigError, ModelError
+from nopair.planning.architecture import architecture, published
+from nopair.planning.cards import CARDS, throughput
+from nopair.planning.ledger import FLOPS
+from nopair.planning.plan import GIB, RESERVE, Plan, StagePlan, plan
+from nopair.planning.rehearsal import FAKE, GRADIENTS, SAMPLES, STUDENT, WARMUP
+from nopair.training.run import Training, compose
+
+SHORT = [
+    "threads=1",
+    "warmup.steps=4",
+    "warmup.batch=8",
+    "npedit.steps=4",
+    "npedit.batch=8",
+    "logging.sample_scenes=4",
+    "logging.every=1",
+    "npedit.optimiser=adamw",
+    "warmup.optimiser=adamw",
+]
+VARIANTS = {
+    "full": [],
+    "muon": ["npedit.optimiser=muon"],
+    "adapters": ["base.roles=lora"],
+    "recomputed": ["base.roles=lora", "base.checkpointing=true", "judge.checkpointing=true"],
+    "in pieces": ["npedit.accumulate=2"],
+    "half": ["base.roles=lora", "base.dtype=bfloat16", "judge.dtype=bfloat16"],
+}
+
+
+def tensors(value: object) -> Iterator[Tensor]:
+    """All tensors in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from (tensor for one in value.values() for tensor in tensors(one))
+    elif isinstance(value, list | tuple):
+        yield from (tensor for one in value for tensor in tensors(one))
+
+
+def standing_bytes(training: Training) -> int:
+    """Of weights, averages and moments: what is there between two steps."""
+    roles, backbone = training.roles, training.backbone
+    modules = [value for value in vars(backbone).values() if isinstance(value, nn.Module)]
+    modules += [role.transformer for role in (roles.student, roles.teacher, roles.fake)]
+    modules.append(training.judge.model)  # pyright: ignore
+    held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    held += [*tensors(training.warmup.state()), *tensors(training.npedit.state())]
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
+    return sum(storages.values())
+
+
+def peak_beyond(work: Callable[[], object]) -> int:
+    """The most bytes that are allocated at once during `work`, those from before left out, as torch's profiler has it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda one: one.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_plan_is_within_a_tenth_of_a_measured_step(overrides: list[str]) -> None:
+    recipe = load_recipe("demo", [*SHORT, *overrides])
+    planned = plan(recipe, device="cpu", switches=False)
+    training = compose(recipe)
+    for phase, stages in ((training.warmup, [WARMUP]), (training.npedit, [STUDENT, FAKE])):
+        phase.step(0)
+        before = standing_bytes(training)
+        measured = before + peak_beyond(lambda phase=phase: phase.step(1))
+        expected = max(stage.peak_bytes for stage in planned.stages if stage.name in stages)
+        assert expected == pytest.approx(measured, rel=0.1)
+        with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+            phase.step(2)
+        assert planned.step_flops[phase.name] == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Plan:
+    return plan(load_recipe("demo", SHORT), switches=True)
+
+
+def test_a_plan_names_every_owner(demo: Plan) -> None:
+    stages = {stage.name: stage for stage in demo.stages}
+    assert list(stages) == [WARMUP, STUDENT, FAKE, SAMPLES]
+    owners = set(stages[STUDENT].owners)
+    for name in ("student", "teacher", "fake score", "VAE", "judge", "text encoder"):
+        assert f"weights: {name}" in owners
+    assert {"EMA", "optimiser state", GRADIENTS, "judge", "student", "VAE"} <= owners
+    weights = demo.parameters["transformer"]
+    assert demo.trainable == {"student": weights, "fake score": weights}
+    assert stages[STUDENT].owners["weights: student"] == pytest.approx(4 * weights, rel=0.01)
+    assert stages[STUDENT].owners["optimiser state"] == pytest.approx(3 * 8 * weights, rel=0.01)  # warm-up's is kept
+    assert demo.peak_bytes == max(stage.peak_bytes for stage in demo.stages)
+
+
+def test_switches_say_what_they_would_change(demo: Plan) -> None:
+    found = {one.changes[0]: one for one in demo.switches}
+    assert found["base.roles=lora"].peak_bytes < demo.peak_bytes
+    assert found["base.checkpointing=true"].peak_bytes < demo.peak_bytes
+    assert found["base.checkpointing=true"].flops > demo.step_flops["npedit"]
+    assert found["warmup.optimiser=adamw8bit"].peak_bytes < demo.peak_bytes
+    assert found["npedit.accumulate=2"].peak_bytes < demo.peak_bytes
+    assert found["npedit.accumulate=2"].flops == pytest.approx(demo.step_flops["npedit"], rel=0.01)
+    assert found["data.cache=cache"].peak_bytes < demo.peak_bytes
+    assert not any(name.startswith("base.bits") for name in found)  # weights that are trained are not quantised
+
+
+def test_fake_steps_and_pieces_are_counted_in_full() -> None:
+    def flops(*overrides: str) -> dict[str, int]:
+        made = plan(load_recipe("demo", [*SHORT, *overrides]), switches=False)
+        return {stage.name: stage.total_flops for stage in made.stages}
+
+    one, many = flops("npedit.fake_steps=1"), flops("npedit.fake_steps=7")
+    assert many[FAKE] == 7 * one[FAKE]
+    assert many[STUDENT] == one[STUDENT]
+    assert flops("npedit.accumulate=8")[STUDENT] == pytest.approx(one[STUDENT], rel=0.02)
+
+
+def test_processes_share_a_batch() -> None:
+    recipe = load_recipe("demo", SHORT)
+    alone, shared = plan(recipe, switches=False), plan(recipe, ranks=4, switches=False)
+    assert shared.peak_bytes < alone.peak_bytes
+    assert shared.step_flops["npedit"] == pytest.approx(alone.step_flops["npedit"] / 4, rel=0.1)
+    with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
+        plan(recipe, ranks=3, switches=False)
+
+
+def test_json_is_plain_and_has_the_peak(demo: Plan) -> None:
+    found = json.loads(json.dumps(demo.as_json(throughput("h100", None, 0.5))))
+    assert found["peak_gib"] == demo.peak_bytes / GIB
+    assert found["stages"][STUDENT]["owners_gib"]["EMA"] > 0
+    seconds = demo.step_flops["npedit"] / (CARDS["h100"].tflops * 1e12 * 0.5)
+    assert found["estimated_step_seconds"]["npedit"] == pytest.approx(seconds)
+    assert "estimated_step_seconds" not in demo.as_json()
+
+
+def test_a_reserve_is_left_alone() -> None:
+    full = Plan("x", 1, {}, {}, (StagePlan("s", {"a": round(24 * GIB * (1 - RESERVE))}, {}),), ())
+    assert full.fits(24)
+    assert not full.fits(23.9)
+
+
+def test_speeds_that_make_no_sense_are_refused() -> None:
+    assert throughput(None, None, 0.3) is None
+    for card, tflops, efficiency in (("h100", 3.0, 0.3), ("abacus", None, 0.3), (None, -1.0, 0.3), ("h100", None, 1.5)):
+        with pytest.raises(ConfigError):
+            throughput(card, tflops, efficiency)
+
+
+@pytest.mark.parametrize("name", published())
+def test_published_architectures_have_the_published_numbers_of_parameters(name: str) -> None:
+    found = architecture(name)
+    is_base = "model_index.json" in found.configs
+    overrides = [f"base.path={name}"] if is_base else [f"judge.path={name}"]
+    if is_base:
+        from nopair.planning.bases import shape_backbone
+
+        backbone = vars(shape_backbone(found, torch.bfloat16))
+        counts = {part: backbone[part] for part in found.parameters}
+    else:
+        from nopair.planning.judges import shape_judge
+
+        recipe = load_recipe("demo", overrides)
+        counts = {"judge": shape_judge(found, recipe.judge).model}
+    for part, module in counts.items():
+        made = sum(parameter.numel() for parameter in module.parameters())
+        assert made == pytest.approx(found.parameters[part], rel=0.01), part
+
+
+def test_an_unknown_model_is_one_line() -> None:
+    with pytest.raises(
+        ModelError, match=r"nobody/nothing: no such model folder, and none of the models known: .*Z-Image"
+    ):
+        architecture("nobody/nothing")
+
+
+def test_broken_configs_are_one_line(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    recipe = load_recipe("demo", [f"base.path={folder}"])
+    with pytest.raises(ModelError, match=r"model_index.json: cannot be read"):
+        plan(recipe, switches=False)
+    (folder / "model_index.json").write_text('{"_class_name": "OtherPipeline"}')
+    with pytest.raises(ModelError, match="holds a OtherPipeline; nopair knows"):
+        plan(recipe, switches=False)
+    (folder / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}')
+    with pytest.raises(ModelError, match="cannot be read"):
+        plan(recipe, switches=False)

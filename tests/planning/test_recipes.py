@@ -1,0 +1,103 @@
+"""The recipes by base and tier: planned to fit, and run for two steps on tiny models of their families."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from nopair.config import load_recipe, path_override, recipe_names
+from nopair.planning.plan import GIB, plan
+from nopair.training.run import EDITOR, train
+
+TESTS = Path(__file__).parent.parent
+BASES = {"zimage": "zimage", "flux2-klein": "flux2", "sd35-medium": "sd3", "qwen-image": "qwen_image"}
+TIERS = {"24gb": (24, 1), "48gb": (48, 1), "80gb": (80, 1), "8x80gb": (80, 8)}
+"""GiB of a card and how many of them."""
+NAMES = [name for name in recipe_names() if name not in ("demo", "tiny")]
+
+
+def parts(name: str) -> tuple[str, str]:
+    base, _, tier = name.rpartition("-")
+    return base, tier
+
+
+def test_every_base_has_a_recipe_for_every_tier() -> None:
+    assert sorted(map(parts, NAMES)) == sorted((base, tier) for base in BASES for tier in TIERS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_planned_to_fit_its_tier(name: str) -> None:
+    gib, ranks = TIERS[parts(name)[1]]
+    planned = plan(load_recipe(name), ranks=ranks, switches=False)
+    assert planned.fits(gib), f"{planned.peak_bytes / GIB:.2f} GiB"
+
+
+def test_zimage_with_a_judge_of_7b_in_4_bits_is_below_22_gib() -> None:
+    recipe = load_recipe("zimage-24gb")
+    assert (recipe.data.height, recipe.data.width) == (512, 512)  # pyright: ignore
+    assert (recipe.base.roles, recipe.judge.bits) == ("lora", 4)
+    assert "7b" in recipe.judge.path
+    assert plan(recipe, switches=False).peak_bytes < 22 * GIB
+
+
+def module(path: str) -> ModuleType:
+    """Another test folder's builders: `--import-mode=importlib` knows no sibling modules."""
+    name = "nopair_recipes_" + path.replace("/", "_").removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, TESTS / path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random models: `zimage`, `flux2`, `qwen_image`, `sd3`, and two judges by their `model_type`; two photos."""
+    folder = tmp_path_factory.mktemp("models")
+    zimage = module("backbones/conftest.py").tiny_backbone(seed=0)
+    zimage.save(folder / "zimage")
+    for name in ("flux2", "qwen_image"):
+        module(f"backbones/{name}/conftest.py")._tiny(zimage.tokenizer).save(folder / name)
+    sd3 = module("backbones/sd3/conftest.py")
+    sd3._publish(sd3._pipeline(t5=True), folder / "sd3")
+    for name in ("internvl", "llava_onevision"):
+        module("judges/families.py").CASES[name].save(folder / name)
+    lines = []
+    for number in range(2):
+        Image.new("RGB", (70, 50 + number), (90 * number, 30, 60)).save(folder / f"{number}.png")
+        line = {"image": f"{number}.png", "instruction": "add a hat", "caption": "a cat", "category": "add"}
+        lines.append(json.dumps(line | {"edited_caption": "a cat with a hat"}))
+    (folder / "photos.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_two_steps_on_tiny_models(name: str, models: Path, tmp_path: Path) -> None:
+    """All that a CPU cannot do, and all that costs time, is turned down; the rest is the recipe's own."""
+    recipe = load_recipe(name)
+    judge = "internvl" if "InternVL" in recipe.judge.path else "llava_onevision"
+    small = [
+        path_override("base.path", models / BASES[parts(name)[0]]),
+        path_override("judge.path", models / judge),
+        path_override("data.path", models / "photos.jsonl"),
+        path_override("data.cache", tmp_path / "cache"),
+        path_override("output", tmp_path / "run"),
+        "data.height=64",
+        "data.width=64",
+        "threads=1",
+        "base.bits=null",
+        "judge.bits=null",
+        *(f"{phase}.{key}" for phase in ("warmup", "npedit") for key in ("steps=2", "optimiser=adamw", "batch=2")),
+        *(f"{phase}.accumulate={min(2, recipe.npedit.accumulate)}" for phase in ("warmup", "npedit")),
+        "npedit.fake_steps=1",
+        "logging.samples_every=2",
+        "logging.sample_scenes=1",
+    ]
+    train(load_recipe(name, small), resume=False)
+    assert (tmp_path / "run" / EDITOR / "model_index.json").is_file()
