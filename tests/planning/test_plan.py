@@ -62,7 +62,7 @@ def standing_bytes(training: Training) -> int:
 
 
 def peak_beyond(work: Callable[[], object]) -> int:
-    """The most bytes that are allocated at once during `work`, those from before left out, as torch's profiler has it."""
+    """The most bytes allocated at once during `work`, less those from before, as torch's profiler has it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     assert profiler.profiler is not None
