@@ -90,7 +90,7 @@ def measure(folder: Path, variant: str, batch: int) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from nopair.config import load_recipe
-    from nopair.planning.ledger import FLOPS
+    from nopair.planning.ledger import ATTENTION
     from nopair.training.run import compose
 
     compose(load_recipe("demo", ["threads=1", "npedit.batch=1"])).npedit.step(0)  # the libraries' own memory
@@ -102,7 +102,7 @@ def measure(folder: Path, variant: str, batch: int) -> dict[str, float]:
     training.npedit.step(1)
     watch.over = True
     watch.join()
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         training.npedit.step(2)
     assert torch.get_num_threads() == 1
     return {"bytes": watch.most - before, "flops": counter.get_total_flops()}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nopair.planning.ledger import FLOPS, TEMPORARY, Ledger
+from nopair.planning.ledger import ATTENTION, TEMPORARY, Ledger
 
 
 def test_bytes_are_counted_while_they_live_and_for_whom() -> None:
@@ -58,7 +58,7 @@ def test_operations_are_those_of_torchs_own_counter() -> None:
     with ledger:
         ledger.stage("all")
         work()
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         work()
     assert sum(ledger.stages["all"].flops.values()) == counter.get_total_flops() > 0
 

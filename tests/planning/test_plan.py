@@ -13,7 +13,7 @@ from nopair.config import load_recipe
 from nopair.errors import ConfigError, ModelError
 from nopair.planning.architecture import architecture, published
 from nopair.planning.cards import CARDS, throughput
-from nopair.planning.ledger import FLOPS
+from nopair.planning.ledger import ATTENTION
 from nopair.planning.plan import GIB, RESERVE, Plan, StagePlan, plan
 from nopair.planning.rehearsal import FAKE, GRADIENTS, SAMPLES, STUDENT, WARMUP
 from nopair.training.run import Training, compose
@@ -86,7 +86,7 @@ def test_a_plan_is_within_a_tenth_of_a_measured_step(overrides: list[str]) -> No
         measured = before + peak_beyond(lambda phase=phase: phase.step(1))
         expected = max(stage.peak_bytes for stage in planned.stages if stage.name in stages)
         assert expected == pytest.approx(measured, rel=0.1)
-        with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             phase.step(2)
         assert planned.step_flops[phase.name] == pytest.approx(counter.get_total_flops(), rel=0.02)
 

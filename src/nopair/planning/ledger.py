@@ -11,16 +11,27 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
 _aten: Any = torch.ops.aten
-FLOPS: Final[dict[Any, Any]] = {
-    **flop_registry,
-    # The library's own table has only the kernels of GPUs.
-    _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+ATTENTION: Final[dict[Any, Any]] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""Formulas by operation, for torch's `FlopCounterMode` too (its `custom_mapping`)."""
+"""Formulas, from shapes, that torch's own table lacks, which has only the kernels of GPUs (a `custom_mapping` of its
+`FlopCounterMode`)."""
+
+_FLOPS: Final[dict[Any, Any]] = {**flop_registry, **{kind: shape_wrapper(count) for kind, count in ATTENTION.items()}}
 
 TEMPORARY: Final = "temporaries"
 """Owner of what was made under no name: losses, and what a backward pass needs for a moment."""
@@ -91,7 +102,7 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self._paused:
             return out
-        formula = FLOPS.get(func.overloadpacket)
+        formula = _FLOPS.get(func.overloadpacket)
         if formula is not None:
             self._stage.flops[self._owner] += formula(*args, **kwargs, out_val=out)
         for value in tree_leaves(out):

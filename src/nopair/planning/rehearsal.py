@@ -33,6 +33,9 @@ SAMPLES: Final = "samples"
 STAGES: Final = (WARMUP, STUDENT, FAKE, SAMPLES)
 """What memory is planned for, in the order in which it happens."""
 
+_FIRST: Final = "first step"
+"""Of a phase; nobody asks for it."""
+
 OPTIMISER: Final = "optimiser state"
 EMA: Final = "EMA"
 WEIGHTS: Final = "weights: "
@@ -68,6 +71,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
             if phase.steps:
                 with ledger.owner(EMA):
                     phase.begin()
+                ledger.stage(_FIRST)
                 phase.step(0)  # makes the optimisers' state; the next step has it from the start
                 ledger.stages.pop(FAKE, None)
                 ledger.stage(stage)

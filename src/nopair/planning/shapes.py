@@ -5,7 +5,8 @@ ids, masks, positions: whatever is no floating-point number) stays on the CPU, w
 it on the device of its floating-point neighbours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import torch
@@ -30,15 +31,14 @@ class ShapesOnly:
     """
 
     def __init__(self) -> None:
-        self._modes: list[Any] = [_Values(), _Constants()]
+        self._entered = ExitStack()
 
     def __enter__(self) -> None:
-        for mode in self._modes:
-            mode.__enter__()
+        for context in (_Values(), _Constants(), _fused_attention()):
+            self._entered.enter_context(context)
 
     def __exit__(self, *error: Any) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(*error)
+        self._entered.__exit__(*error)
 
 
 class _Constants(TorchFunctionMode):
@@ -51,8 +51,6 @@ class _Constants(TorchFunctionMode):
         if func is torch.tensor and _is_meta(kwargs.get("device")):
             known = torch.tensor(*args, **{**kwargs, "device": "cpu"})
             return known if _steers(known.dtype) else known.to(META)
-        if func is functional.scaled_dot_product_attention and (args[0] if args else kwargs["query"]).is_meta:
-            return _fused_attention(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -106,7 +104,25 @@ def _to_meta(value: Tensor) -> Tensor:
     return value if value.is_meta else torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=META)
 
 
-def _fused_attention(
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Inside, the library's name for attention stands for `_fused` where tensors have no values.
+
+    A mode would not do: torch switches modes off for a backward pass, which may recompute.
+    """
+    original = functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return (_fused if query.is_meta else original)(query, *args, **kwargs)
+
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = original
+
+
+def _fused(
     query: Tensor,
     key: Tensor,
     value: Tensor,
