@@ -39,7 +39,10 @@ TEMPORARY: Final = "temporaries"
 
 @dataclass(slots=True)
 class Stage:
-    """One stretch of a run: bytes by owner at the moment when most were alive, and operations by part."""
+    """One stretch of a run: bytes by owner at the moment when most were alive, and operations by part.
+
+    `peak_bytes` is what was alive at that moment, without what counts from the start.
+    """
 
     peak: dict[str, int] = field(default_factory=dict)
     peak_bytes: int = -1
@@ -49,12 +52,16 @@ class Stage:
 class Ledger(TorchDispatchMode):
     """Counts under `with`. What was there before is told to `own`.
 
+    What belongs to `from_start` counts in its whole stage as it is at the stage's end: an optimiser's state, which is
+    made in the first step and there in all others.
+
     A tensor belongs to the name (`owner`) under which it was made, until `own` says otherwise. Tensors that share
     memory count once, and only those on `device` count.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, from_start: str | None = None) -> None:
         super().__init__()
+        self._from_start = from_start
         self.stages: dict[str, Stage] = {}
         self._device = device
         self._stage = Stage()
@@ -66,6 +73,7 @@ class Ledger(TorchDispatchMode):
 
     def stage(self, name: str) -> None:
         """From here on, peaks and operations count for the stage of this name."""
+        self._note()
         self._stage = self.stages.setdefault(name, Stage())
         self._note()
 
@@ -105,7 +113,7 @@ class Ledger(TorchDispatchMode):
         formula = _FLOPS.get(func.overloadpacket)
         if formula is not None:
             self._stage.flops[self._owner] += formula(*args, **kwargs, out_val=out)
-        for value in tree_leaves(out):
+        for value in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(value, Tensor):
                 self._enter(value, None)
         self._note()
@@ -135,6 +143,9 @@ class Ledger(TorchDispatchMode):
         self._total -= size
 
     def _note(self) -> None:
-        if self._total > self._stage.peak_bytes:
-            self._stage.peak_bytes = self._total
-            self._stage.peak = {name: size for name, size in self._bytes.items() if size}
+        stage, early = self._stage, 0 if self._from_start is None else self._bytes[self._from_start]
+        if self._total - early > stage.peak_bytes:
+            stage.peak_bytes = self._total - early
+            stage.peak = {name: size for name, size in self._bytes.items() if size}
+        if self._from_start is not None and early:
+            stage.peak[self._from_start] = early

@@ -33,8 +33,8 @@ SAMPLES: Final = "samples"
 STAGES: Final = (WARMUP, STUDENT, FAKE, SAMPLES)
 """What memory is planned for, in the order in which it happens."""
 
-_FIRST: Final = "first step"
-"""Of a phase; nobody asks for it."""
+_BETWEEN: Final = "between phases"
+"""A stage that nobody asks for."""
 
 OPTIMISER: Final = "optimiser state"
 EMA: Final = "EMA"
@@ -58,7 +58,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         ConfigError: the models do not take what the recipe asks of them.
     """
     models = _models(recipe)
-    ledger = Ledger("meta")
+    ledger = Ledger("meta", from_start=OPTIMISER)
     parameters = _own_frozen(ledger, recipe, models)
     roles = _roles(recipe, models.backbone)
     trainable = {NAMES[role]: _count(roles.trainable(role).values()) for role in TRAINED}
@@ -71,11 +71,9 @@ def rehearse(recipe: Recipe) -> Rehearsal:
             if phase.steps:
                 with ledger.owner(EMA):
                     phase.begin()
-                ledger.stage(_FIRST)
-                phase.step(0)  # makes the optimisers' state; the next step has it from the start
-                ledger.stages.pop(FAKE, None)
                 ledger.stage(stage)
-                phase.step(1)
+                phase.step(0)
+                ledger.stage(_BETWEEN)
         if recipe.logging.samples_every:
             ledger.stage(SAMPLES)
             with ledger.owner(EMA):

@@ -5,7 +5,7 @@ ids, masks, positions: whatever is no floating-point number) stays on the CPU, w
 it on the device of its floating-point neighbours.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_any, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 META: Final = torch.device("meta")
 UNKNOWN: Final = 1.0
@@ -57,8 +57,14 @@ class _Constants(TorchFunctionMode):
 class _Values(TorchDispatchMode):
     """Keeps known values apart from unknown ones, and brings them together where they meet."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._shapes = _Shapes()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = dict(kwargs or {})
+        return self._shapes.of(func, args, kwargs or {}, lambda: self._compute(func, args, dict(kwargs or {})))
+
+    def _compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func is _aten._local_scalar_dense.default and args[0].is_meta:
             return bool(UNKNOWN) if args[0].dtype == torch.bool else UNKNOWN
         if _is_meta(kwargs.get("device")):
@@ -69,10 +75,82 @@ class _Values(TorchDispatchMode):
             return torch.full(args[0].shape, UNKNOWN, dtype=kwargs.get("dtype") or args[0].dtype)
         if func is _aten.index.Tensor:
             args = (args[0], [place for index in args[1] for place in _places(index)])
-        if tree_any(lambda value: isinstance(value, Tensor) and value.is_meta, (args, kwargs)):
+        if _devices(args) | _devices(kwargs.values()) == {True, False}:
             # A copy on the other device, which no one sees, of what is known.
             args, kwargs = tree_map_only(Tensor, _to_meta, (args, kwargs))
         return func(*args, **kwargs)
+
+
+class _Shapes:
+    """Remembers what shapes an operation gives for what shapes: working that out takes far longer than looking it up."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+        self._is_pure: dict[Any, bool] = {}
+
+    def of(self, func: Any, args: Any, kwargs: dict[str, Any], compute: Callable[[], Any]) -> Any:
+        """The outcome of an operation; `compute` is asked once for each set of shapes, and always for views and such."""
+        pure = self._is_pure.get(func)
+        if pure is None:
+            pure = self._is_pure[func] = _is_pure(func)
+        if not pure:
+            return compute()
+        try:
+            key = (func, *map(_described, args), *((name, _described(value)) for name, value in kwargs.items()))
+            known = self._known.get(key)
+            if known is None:
+                out = compute()
+                self._known[key] = _described(out)
+                return out
+        except _ValuesMatterError:
+            return compute()
+        return _made(known)
+
+
+class _ValuesMatterError(Exception):
+    """An operation has a tensor with values among its arguments."""
+
+
+def _is_pure(func: Any) -> bool:
+    """Whether an operation makes new tensors out of tensors, and only that."""
+    schema = func._schema
+    if any(one.alias_info is not None for one in (*schema.arguments, *schema.returns)):
+        return False
+    return any("Tensor" in str(one.type) for one in schema.arguments) and all(
+        str(one.type) in ("Tensor", "List[Tensor]") for one in schema.returns
+    )
+
+
+def _described(value: Any) -> Any:
+    """What of an argument decides about shapes, hashable."""
+    if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise _ValuesMatterError
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, list | tuple):
+        return type(value), *map(_described, value)
+    return type(value), value
+
+
+def _made(described: Any) -> Any:
+    """New tensors of a description."""
+    if described[0] in (list, tuple):
+        return described[0](_made(part) for part in described[1:])
+    if described[0] is type(None):
+        return None
+    size, stride, dtype = described
+    return torch.empty_strided(size, stride, dtype=dtype, device=META)
+
+
+def _devices(values: Iterable[Any]) -> set[bool]:
+    """Of each tensor among an operation's arguments, whether it is on the meta device."""
+    found: set[bool] = set()
+    for value in values:
+        if isinstance(value, Tensor):
+            found.add(value.is_meta)
+        elif isinstance(value, list | tuple):
+            found |= _devices(value)
+    return found
 
 
 def _steers(dtype: torch.dtype) -> bool:
