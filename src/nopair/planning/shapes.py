@@ -82,14 +82,14 @@ class _Values(TorchDispatchMode):
 
 
 class _Shapes:
-    """Remembers what shapes an operation gives for what shapes: working that out takes far longer than looking it up."""
+    """Remembers what shapes an operation gives for what shapes: working that out takes far longer."""
 
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
         self._is_pure: dict[Any, bool] = {}
 
     def of(self, func: Any, args: Any, kwargs: dict[str, Any], compute: Callable[[], Any]) -> Any:
-        """The outcome of an operation; `compute` is asked once for each set of shapes, and always for views and such."""
+        """The outcome of an operation; `compute` is asked once for each set of shapes, always for views and such."""
         pure = self._is_pure.get(func)
         if pure is None:
             pure = self._is_pure[func] = _is_pure(func)
