@@ -41,7 +41,7 @@ TEMPORARY: Final = "temporaries"
 class Stage:
     """One stretch of a run: bytes by owner at the moment when most were alive, and operations by part.
 
-    `peak_bytes` is what was alive at that moment, without what counts from the start.
+    `peak_bytes` is what was alive at that moment, without what is `aside`.
     """
 
     peak: dict[str, int] = field(default_factory=dict)
@@ -52,16 +52,16 @@ class Stage:
 class Ledger(TorchDispatchMode):
     """Counts under `with`. What was there before is told to `own`.
 
-    What belongs to `from_start` counts in its whole stage as it is at the stage's end: an optimiser's state, which is
-    made in the first step and there in all others.
+    What belongs to `aside` has no say in which moment of a stage is the worst: an optimiser's state, which is made in
+    the first step and there in all others.
 
     A tensor belongs to the name (`owner`) under which it was made, until `own` says otherwise. Tensors that share
     memory count once, and only those on `device` count.
     """
 
-    def __init__(self, device: str, from_start: str | None = None) -> None:
+    def __init__(self, device: str, aside: str | None = None) -> None:
         super().__init__()
-        self._from_start = from_start
+        self._aside = aside
         self.stages: dict[str, Stage] = {}
         self._device = device
         self._stage = Stage()
@@ -143,9 +143,7 @@ class Ledger(TorchDispatchMode):
         self._total -= size
 
     def _note(self) -> None:
-        stage, early = self._stage, 0 if self._from_start is None else self._bytes[self._from_start]
-        if self._total - early > stage.peak_bytes:
-            stage.peak_bytes = self._total - early
-            stage.peak = {name: size for name, size in self._bytes.items() if size}
-        if self._from_start is not None and early:
-            stage.peak[self._from_start] = early
+        counted = self._total - (0 if self._aside is None else self._bytes[self._aside])
+        if counted > self._stage.peak_bytes:
+            self._stage.peak_bytes = counted
+            self._stage.peak = {name: size for name, size in self._bytes.items() if size}

@@ -58,7 +58,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         ConfigError: the models do not take what the recipe asks of them.
     """
     models = _models(recipe)
-    ledger = Ledger("meta", from_start=OPTIMISER)
+    ledger = Ledger("meta", aside=OPTIMISER)
     parameters = _own_frozen(ledger, recipe, models)
     roles = _roles(recipe, models.backbone)
     trainable = {NAMES[role]: _count(roles.trainable(role).values()) for role in TRAINED}
@@ -74,6 +74,8 @@ def rehearse(recipe: Recipe) -> Rehearsal:
                 ledger.stage(stage)
                 phase.step(0)
                 ledger.stage(_BETWEEN)
+                for name in (WARMUP,) if stage == WARMUP else (STUDENT, FAKE):
+                    ledger.stages[name].peak[OPTIMISER] = ledger.bytes_of(OPTIMISER)
         if recipe.logging.samples_every:
             ledger.stage(SAMPLES)
             with ledger.owner(EMA):
