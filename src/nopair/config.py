@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nopair.data.photos import CATEGORIES as PHOTO_CATEGORIES
+from nopair.data.records import CATEGORIES as PHOTO_CATEGORIES
 from nopair.errors import ConfigError
 from nopair.world.edits import CATEGORIES
 

@@ -12,7 +12,8 @@ from PIL import Image
 from nopair.config import PHOTO_CATEGORIES as CONFIG_CATEGORIES
 from nopair.data.images import cover
 from nopair.data.loader import Source
-from nopair.data.photos import CATEGORIES, NOTHING, PhotoLine, PhotoSource
+from nopair.data.photos import NOTHING, PhotoLine, PhotoSource
+from nopair.data.records import CATEGORIES
 from nopair.errors import DataError
 
 LINE = {"image": "ä 0.png", "instruction": "add a hat", "caption": "a cat", "edited_caption": "a cat with a hat"}

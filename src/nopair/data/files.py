@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from nopair.errors import ImageError, OutputError
 
@@ -88,6 +88,17 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    with file_atomic(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def file_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to; on leaving without an error it becomes `path`, all of it at once.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     part = _beside(path)
     try:
         file = part.open("xb")
@@ -95,11 +106,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
     try:
         with file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); check the name and the disk space") from error
     finally:
         part.unlink(missing_ok=True)

@@ -8,36 +8,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from nopair.data.images import cover, load_image
+from nopair.data.records import Category, Words
 from nopair.errors import DataError, ImageError
 from nopair.types import EditBatch
 
-CATEGORIES: Final = (
-    "add",
-    "remove",
-    "replace",
-    "adjust",
-    "action",
-    "style",
-    "text",
-    "colour",
-    "material",
-    "background",
-    "nothing",
-)
-"""Kinds of edit: the paper's, and `nothing`, which asks for the photo as it is."""
-
-Category = Literal[
-    "add", "remove", "replace", "adjust", "action", "style", "text", "colour", "material", "background", "nothing"
-]
-Words = Annotated[str, Field(min_length=1)]
 NOTHING: Final = "leave everything as it is"
 
 

@@ -1,0 +1,302 @@
+"""A dataset folder: Parquet shards of records, and a card.
+
+    data/train-00000.parquet, ...   the records, in order; `datasets.load_dataset(folder)` reads them, too
+    dataset.json                    the card: version, shards with their numbers of records, counts
+    README.md                       the same for people and for the Hub
+
+Equal records give equal bytes. Every file is complete or absent, and the card is written last, so a folder with a card
+is a whole dataset. Photos inside are kept uncompressed (they are PNG, JPEG or WebP already), each column chunk as one
+page, so that a reader can fetch one photo of a shard without those around it: see `nopair.data.parquet`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nopair.data.files import file_atomic, make_folder, write_atomic
+from nopair.data.records import NEEDED, Photo, Record, Score, Stage, problem_of
+from nopair.errors import DataError, OutputError
+
+VERSION: Final = 1
+CARD: Final = "dataset.json"
+README: Final = "README.md"
+ROWS_OF_A_GROUP: Final = 256
+BYTES_OF_A_GROUP: Final = 2**25
+ROWS_OF_A_SHARD: Final = 100_000
+BYTES_OF_A_SHARD: Final = 2**29
+
+
+class Shard(BaseModel):
+    """One file of a dataset, relative to its folder."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    path: str
+    records: Annotated[int, Field(ge=1)]
+
+
+class Card(BaseModel):
+    """What a dataset says about itself. `missing` counts the records that lack a field of `nopair.data.records.NEEDED`;
+    `dropped` counts what did not become a record, by reason."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    version: int = VERSION
+    records: int
+    shards: tuple[Shard, ...]
+    categories: Mapping[str, int]
+    missing: Mapping[str, int]
+    licences: Mapping[str, int]
+    sources: Mapping[str, int]
+    dropped: Mapping[str, int] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> "Card":
+        """The card of a dataset folder.
+
+        Raises:
+            DataError: it is missing, damaged, or of another version.
+        """
+        path = folder / CARD
+        try:
+            card = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(f"{folder}: is not a whole dataset (no {CARD}); finish writing it first") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        except ValidationError as error:
+            raise DataError(f"{path}: {problem_of(error)}; write the dataset again") from error
+        if card.version != VERSION:
+            raise DataError(f"{path}: has version {card.version}, expected {VERSION}; write the dataset again")
+        return card
+
+
+def write_dataset(
+    folder: Path,
+    records: Iterable[Record],
+    *,
+    dropped: Mapping[str, int] | None = None,
+    rows: int = ROWS_OF_A_SHARD,
+    size: int = BYTES_OF_A_SHARD,
+) -> Card:
+    """Write records, in order, as a dataset, in place of one that was there. Holds one row group in memory at a time.
+
+    Args:
+        dropped: what did not become a record, by reason; read when the records have ended.
+        rows: most records of a shard.
+        size: bytes of photos after which a shard is ended.
+
+    Raises:
+        OutputError: it cannot be written, or `folder` holds something else than a dataset.
+        DataError: there are no records.
+    """
+    if folder.is_dir() and any(folder.glob("data/*")) and not (folder / CARD).is_file():
+        _require_ours(folder)
+    make_folder(folder / "data")
+    (folder / CARD).unlink(missing_ok=True)
+    counts = _Counts()
+    shards: list[Shard] = []
+    remaining = _Peekable(counts.of(records))
+    while remaining.more():
+        path = folder / "data" / f"train-{len(shards):05}.parquet"
+        shards.append(Shard(path=f"data/{path.name}", records=_write_shard(path, remaining, rows, size)))
+    if not shards:
+        raise DataError(f"{folder}: there is no record to write; see what was dropped and why")
+    for stale in set(folder.glob("data/train-*.parquet")) - {folder / shard.path for shard in shards}:
+        stale.unlink()
+    card = Card(
+        records=sum(shard.records for shard in shards),
+        shards=tuple(shards),
+        categories=_sorted(counts.categories),
+        missing={name: counts.missing[name] for name in NEEDED},
+        licences=_sorted(counts.licences),
+        sources=_sorted(counts.sources),
+        dropped=_sorted(dropped or {}),
+    )
+    write_atomic(folder / README, _readme(card).encode())
+    write_atomic(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
+    return card
+
+
+def read_records(folder: Path) -> Iterator[Record]:
+    """All records of a dataset, in order, a row group in memory at a time.
+
+    Raises:
+        DataError: the folder is not a dataset, or a record is wrong; names file, row and field.
+    """
+    for shard in Card.read(folder).shards:
+        path = folder / shard.path
+        row = 0
+        with opened(path) as file:
+            for group in range(file.num_row_groups):
+                for tree in read_group(path, file, group).to_pylist():
+                    yield parse(tree, f"{path}, row {row}")
+                    row += 1
+        if row != shard.records:
+            raise DataError(f"{path}: holds {row} records, the card says {shard.records}; write the dataset again")
+
+
+def opened(path: Path) -> pq.ParquetFile:
+    """A shard, its footer read. Raises DataError: it cannot be read, or has other columns than records have."""
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: is missing; copy the dataset again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is not a readable Parquet file ({_line(error)}); copy the dataset again") from error
+    found, wanted = set(file.schema_arrow.names), set(Record.model_fields)
+    if found != wanted:
+        names = ", ".join(sorted(found ^ wanted))
+        file.close()
+        raise DataError(f"{path}: has other columns than records have ({names}); import it with nopair data import")
+    return file
+
+
+def read_group(path: Path, file: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
+    """One row group of a shard. Raises DataError: it is damaged."""
+    try:
+        return file.read_row_group(group, columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: row group {group} is damaged ({_line(error)}); copy the dataset again") from error
+
+
+def parse(tree: dict[str, Any], where: str) -> Record:
+    """A record from a row as Arrow gives it.
+
+    Raises:
+        DataError: it breaks the schema; begins with `where`, then the field.
+    """
+    try:
+        return Record(
+            **tree
+            | {
+                "image": Photo(**tree["image"]),
+                "stages": tuple(Stage(**stage) for stage in tree["stages"]),
+                "scores": tuple(Score(**score) for score in tree["scores"]),
+            }
+        )
+    except ValidationError as error:
+        raise DataError(f"{where}: {problem_of(error)}; mend the record or leave it out") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{where}: is not a record ({error}); import it with nopair data import") from error
+
+
+@cache
+def schema() -> pa.Schema:
+    """Arrow's schema of records, with the types by which `datasets` knows them."""
+    from datasets import Features, Image, List, Value
+
+    text, number = Value("string"), Value("int32")
+    columns = {
+        "image": Image(decode=True),
+        **dict.fromkeys(("height", "width", "image_length"), number),
+        "stages": List(dict.fromkeys(Stage.model_fields, text)),
+        "scores": List({"question": text, "probability": Value("float64")}),
+    }
+    return Features({name: columns.get(name, text) for name in Record.model_fields}).arrow_schema
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+class _Counts:
+    """What the card tells, counted while records go by."""
+
+    def __init__(self) -> None:
+        self.categories: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+        self.licences: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+
+    def of(self, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            if record.category is not None:
+                self.categories[record.category] += 1
+            self.missing.update(record.missing)
+            self.licences[record.licence] += 1
+            self.sources[record.source] += 1
+            yield record
+
+
+class _Peekable:
+    """Records, with a look at whether there is one more."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self._next: Record | None = next(records, None)
+
+    def more(self) -> bool:
+        return self._next is not None
+
+    def take(self) -> Record:
+        assert self._next is not None, "the caller looked"
+        taken, self._next = self._next, next(self._records, None)
+        return taken
+
+
+def _write_shard(path: Path, records: _Peekable, rows: int, size: int) -> int:
+    """Fill one shard; the number of its records."""
+    written, stored = 0, 0
+    with file_atomic(path) as file, pq.ParquetWriter(file, schema(), **_layout()) as writer:
+        while records.more() and written < rows and stored < size:
+            group: list[Record] = []
+            held = 0
+            while records.more() and len(group) < min(ROWS_OF_A_GROUP, rows - written) and held < BYTES_OF_A_GROUP:
+                record = records.take()
+                group.append(record)
+                held += len(record.image.bytes or b"")
+            writer.write_table(pa.Table.from_pylist([record.model_dump() for record in group], schema=schema()))
+            written, stored = written + len(group), stored + held
+    return written
+
+
+@cache
+def _layout() -> dict[str, Any]:
+    """How the columns are stored: photos as they are and in one page per group, words that repeat as a dictionary."""
+    stages = [f"stages.list.element.{name}" for name in Stage.model_fields]
+    scores = [f"scores.list.element.{name}" for name in Score.model_fields]
+    flat = [name for name in Record.model_fields if name not in ("image", "stages", "scores")]
+    leaves = ["image.path", *flat, *stages, *scores]
+    return {
+        "compression": {"image.bytes": "NONE"} | dict.fromkeys(leaves, "ZSTD"),
+        "use_dictionary": ["category", "source", "licence", *stages, scores[0]],
+        "data_page_size": 2**30,
+        "write_statistics": False,
+    }
+
+
+def _require_ours(folder: Path) -> None:
+    """A folder without a card may hold shards of ours that were being written, and nothing else."""
+    others = [path.name for path in folder.glob("data/*") if not path.match("train-*.parquet") and path.name[0] != "."]
+    if others:
+        raise OutputError(f"{folder}: data/ holds other files ({others[0]}); choose a new or an empty folder")
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def _readme(card: Card) -> str:
+    """The card for people, with what the Hub wants to know in front."""
+    tables = {"Categories": card.categories, "Missing": card.missing, "Licences": card.licences}
+    tables |= {"Sources": card.sources, "Dropped": card.dropped}
+    front = {
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
+    }
+    lines = ["---", json.dumps(front), "---", "", "# Photos and what to ask of them", ""]
+    lines += [f"{card.records} records for training an image editor without before/after pairs; made with nopair.", ""]
+    for title, counts in tables.items():
+        if counts:
+            lines += [f"## {title}", "", *(f"- {name}: {count}" for name, count in counts.items()), ""]
+    return "\n".join(lines)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,206 @@
+"""Datasets: what is written is read back, by us and by `datasets`; equal records give equal bytes; damage is named."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from nopair.data import shards
+from nopair.data.records import CATEGORIES, NEEDED, Photo, Record, Score, Stage, measure
+from nopair.data.shards import CARD, Card, read_records, write_dataset
+from nopair.errors import DataError, ImageError, OutputError
+
+STAGE = Stage(stage="caption", prompt_version="v1", engine="openai", model="a-model")
+
+
+def png(width: int = 6, height: int = 4, shade: int = 0, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (shade, 0, 200)).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def record(number: int = 0, **changes: object) -> Record:
+    content = png(shade=number % 256)
+    facts = measure(content, "it")
+    fields = {
+        "id": f"r{number}",
+        "image": Photo(bytes=content),
+        "height": facts.height,
+        "width": facts.width,
+        "image_hash": facts.image_hash,
+        "image_length": facts.image_length,
+        "instruction": f"add a hat {number}",
+        "caption": f"a cat {number}",
+        "edited_caption": f"a cat {number} with a hat",
+        "category": "add",
+        "subject": "hat",
+        "source": "mine",
+        "licence": "CC0",
+        "stages": (STAGE,),
+        "scores": (Score(question="applicable", probability=0.75),),
+    }
+    return Record(**fields | changes)  # pyright: ignore
+
+
+words = st.text(min_size=1).filter(lambda text: bool(text.strip()) and text.isprintable())
+records = st.builds(
+    lambda **fields: record(**fields),
+    id=words,
+    instruction=words,
+    caption=st.none() | words,
+    edited_caption=st.none() | words,
+    category=st.sampled_from([None, *(one for one in CATEGORIES if one != "nothing")]),
+    subject=st.none() | words,
+    licence=words,
+    image=st.just(Photo(bytes=png())) | st.builds(Photo, path=words.filter(lambda text: text[0] != "/")),
+    stages=st.lists(st.builds(Stage, stage=words, prompt_version=words, engine=words, model=words)).map(tuple),
+    scores=st.lists(st.builds(Score, question=words, probability=st.floats(0, 1))).map(tuple),
+)
+
+
+@given(written=st.lists(records, min_size=1, max_size=9), rows=st.integers(1, 4))
+def test_what_is_written_is_read(written: list[Record], rows: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("dataset")
+    card = write_dataset(folder, written, rows=rows)
+    assert list(read_records(folder)) == written
+    assert card == Card.read(folder)
+    assert [shard.records for shard in card.shards][:-1] == [rows] * (len(card.shards) - 1)
+    assert card.missing == {name: sum(name in one.missing for one in written) for name in NEEDED}
+    assert card.records == len(written)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_equal_records_give_equal_bytes_whatever_was_there(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a", map(record, range(7)), rows=3, dropped={"small": 2})
+    write_dataset(tmp_path / "b", map(record, range(90)), rows=2)
+    write_dataset(tmp_path / "b", map(record, range(7)), rows=3, dropped={"small": 2})
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert Card.read(tmp_path / "a").dropped == {"small": 2}
+
+
+def test_shards_end_by_bytes_too(tmp_path: Path) -> None:
+    card = write_dataset(tmp_path, map(record, range(5)), size=2 * len(png()))
+    assert card.records == 5
+    many = shards.ROWS_OF_A_GROUP + 3
+    write_dataset(tmp_path, map(record, range(many)))
+    assert pq.ParquetFile(tmp_path / "data" / "train-00000.parquet").num_row_groups == 2
+    assert [one.id for one in read_records(tmp_path)] == [f"r{n}" for n in range(many)]
+
+
+def test_stock_datasets_reads_it(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    write_dataset(tmp_path / "set", map(record, range(5)), rows=2)
+    stream = load_dataset(str(tmp_path / "set"), split="train", streaming=True)
+    rows = list(stream)
+    assert [row["id"] for row in rows] == ["r0", "r1", "r2", "r3", "r4"]
+    assert rows[3]["image"].size == (6, 4)
+    assert rows[0]["stages"] == [STAGE.model_dump()]
+
+
+def test_an_interrupted_writer_leaves_no_card_and_may_start_again(tmp_path: Path) -> None:
+    def cut() -> Iterator[Record]:
+        yield from map(record, range(5))
+        raise ImageError("lost")
+
+    write_dataset(tmp_path, map(record, range(3)))
+    with pytest.raises(ImageError):
+        write_dataset(tmp_path, cut(), rows=2)
+    with pytest.raises(DataError, match=f"no {CARD}"):
+        Card.read(tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+    write_dataset(tmp_path, map(record, range(4)), rows=2)
+    assert len(list(read_records(tmp_path))) == 4
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no record"):
+        write_dataset(tmp_path, [])
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match=r"mine\.txt"):
+        write_dataset(tmp_path, [record()])
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot create"):
+        write_dataset(tmp_path / "file", [record()])
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    shard = tmp_path / "data" / "train-00000.parquet"
+
+    def said(write: object = None) -> str:
+        with pytest.raises(DataError) as caught:
+            list(read_records(tmp_path))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    write_dataset(tmp_path, map(record, range(3)))
+    table = pq.read_table(shard)
+    pq.write_table(table.set_column(6, "instruction", pa.array(["a", " ", "c"])), shard)
+    assert f"{shard}, row 1: instruction: " in said()
+    pq.write_table(table.slice(1), shard)
+    assert "holds 2 records, the card says 3" in said()
+    pq.write_table(table.append_column("edited", pa.array(["a", "b", "c"])), shard)
+    assert "other columns than records have (edited)" in said()
+    shard.write_bytes(b"PAR1")
+    assert "not a readable Parquet file" in said()
+    shard.unlink()
+    assert "is missing" in said()
+    card = json.loads((tmp_path / CARD).read_text())
+    (tmp_path / CARD).write_text(json.dumps(card | {"version": 9}))
+    assert "has version 9" in said()
+    (tmp_path / CARD).write_text("{")
+    assert "Invalid JSON" in said()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": Photo(path="a.png"), "height": 0}, "height"),
+        ({"category": "hat"}, "category"),
+        ({"category": "remove", "subject": " "}, "a removal needs a subject"),
+        ({"category": "nothing"}, "to do nothing needs the same"),
+        ({"caption": ""}, "caption"),
+        ({"image_length": 3}, "image_length is 3"),
+        ({"image_hash": "ab"}, "image_hash"),
+        ({"edited": b"x"}, "edited"),
+        ({"scores": (Score.model_construct(question="a", probability=2.0),)}, None),
+    ],
+)
+def test_a_record_that_breaks_the_schema(changes: dict[str, object], message: str | None) -> None:
+    if message is None:
+        with pytest.raises(ValidationError):
+            Score(question="a", probability=2.0)
+        return
+    with pytest.raises(ValidationError, match=message):
+        record(**changes)
+
+
+def test_a_photo_is_in_one_place() -> None:
+    for wrong in ({}, {"bytes": b"x", "path": "a"}, {"path": "/a.png"}, {"bytes": b""}):
+        with pytest.raises(ValidationError):
+            Photo(**wrong)  # pyright: ignore
+
+
+def test_measure_sees_the_upright_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, format="JPEG", exif=exif)
+    facts = measure(buffer.getvalue(), "it")
+    assert (facts.height, facts.width) == (6, 4)
+    assert (measure(png(), "it").height, measure(png(), "it").width) == (4, 6)
+    for broken in (b"", b"hello", png()[:20]):
+        with pytest.raises(ImageError, match=r"^it: "):
+            measure(broken, "it")
