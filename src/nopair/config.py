@@ -16,27 +16,27 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from nopair.data.records import CATEGORIES as PHOTO_CATEGORIES
+from nopair.config_data import (
+    PHOTO_CATEGORIES,
+    Count,
+    DataConfig,
+    Fraction,
+    Natural,
+    NotNegative,
+    Positive,
+    Section,
+    Words,
+    WorldDataConfig,
+    require_categories,
+)
 from nopair.errors import ConfigError
 from nopair.world.edits import CATEGORIES
 
-Words = Annotated[str, Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Level = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
 Dtype = Literal["float32", "bfloat16"]
-
-
-class Section(BaseModel):
-    """What every part of a recipe has in common: frozen, strict, finite numbers only, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class LoraConfig(Section):
@@ -103,44 +103,6 @@ class JudgeConfig(Section):
         default=None, description="quantise its language model to so many bits; needs a GPU and the extra `quant`"
     )
     checkpointing: bool = Field(default=False, description="recompute its activations: less memory, more time")
-
-
-class WorldDataConfig(Section):
-    """Unlabelled scenes of the shapes world."""
-
-    source: Literal["world"] = Field(description="where the photos come from")
-    seed: Natural = Field(default=0, description="which sequence of scenes and instructions")
-    nothing_share: Fraction = Field(default=0.01, description="share of instructions that ask for no change, 0 to 1")
-    categories: tuple[Words, ...] | None = Field(
-        default=None, min_length=1, description="kinds of edit to train; null for all"
-    )
-    cache: Words | None = Field(
-        default=None,
-        description="folder for encoded prompts and references, made before training; the text encoder is then dropped",
-    )
-
-    @model_validator(mode="after")
-    def _known_categories(self) -> "WorldDataConfig":
-        _require_categories("categories", self.categories or (), CATEGORIES)
-        return self
-
-
-class PhotoDataConfig(Section):
-    """Photos of one's own, with what to ask of each: see `nopair.data.photos`."""
-
-    source: Literal["photos"] = Field(description="where the photos come from")
-    path: Words = Field(description="JSON Lines file that lists photos, instructions and captions")
-    height: Count = Field(default=512, description="rows of pixels that are trained at")
-    width: Count = Field(default=512, description="columns of pixels that are trained at")
-    seed: Natural = Field(default=0, description="order of the photos")
-    nothing_share: Fraction = Field(default=0.01, description="share of records made to ask for no change, 0 to 1")
-    cache: Words | None = Field(
-        default=None,
-        description="folder for encoded prompts and references, made before training; the text encoder is then dropped",
-    )
-
-
-DataConfig = Annotated[WorldDataConfig | PhotoDataConfig, Field(discriminator="source")]
 
 
 class SamplingConfig(Section):
@@ -266,14 +228,8 @@ class Recipe(Run):
     @model_validator(mode="after")
     def _known_guidance(self) -> "Recipe":
         known = CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
-        _require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"], known)
+        require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"], known)
         return self
-
-
-def _require_categories(key: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{key} names the unknown category {name!r}, expected {', '.join(known)}")
 
 
 def recipe_names() -> tuple[str, ...]:

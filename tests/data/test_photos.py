@@ -12,8 +12,9 @@ from PIL import Image
 from nopair.config import PHOTO_CATEGORIES as CONFIG_CATEGORIES
 from nopair.data.images import cover
 from nopair.data.loader import Source
-from nopair.data.photos import NOTHING, PhotoLine, PhotoSource
+from nopair.data.photos import NOTHING, PhotoSource
 from nopair.data.records import CATEGORIES
+from nopair.data.tables import open_table
 from nopair.errors import DataError
 
 LINE = {"image": "ä 0.png", "instruction": "add a hat", "caption": "a cat", "edited_caption": "a cat with a hat"}
@@ -32,17 +33,18 @@ def lines(count: int) -> list[dict[str, str]]:
 
 
 def read(file: Path, **changes: object) -> PhotoSource:
-    settings = {"height": 16, "width": 24, "seed": 0, "nothing_share": 0.0} | changes
-    return PhotoSource.read(file, **settings)  # pyright: ignore
+    settings = {"sizes": ((16, 24),), "group": 1, "seed": 0, "nothing_share": 0.0} | changes
+    return PhotoSource.of(open_table(file), **settings)  # pyright: ignore
 
 
 def test_every_pass_shows_every_photo_once_in_another_order(tmp_path: Path) -> None:
-    source = read(write(tmp_path, *lines(3), "", *lines(3)))
+    file = write(tmp_path, *lines(3), "", *lines(3))
+    source = read(file)
     assert isinstance(source, Source)
-    passes = [[source.line(index).caption for index in range(start, start + 6)] for start in (0, 6, 12)]
+    passes = [[source.sample(index).caption for index in range(start, start + 6)] for start in (0, 6, 12)]
     assert [sorted(one) for one in passes] == [sorted(2 * ["cat 0", "cat 1", "cat 2"])] * 3
     assert len({tuple(one) for one in passes}) > 1
-    assert read(source.file, seed=1).line(0) == read(source.file, seed=1).line(0)
+    assert [read(file).sample(index).caption for index in range(6)] == passes[0]
 
 
 def test_a_record_does_not_depend_on_its_batch(tmp_path: Path) -> None:
@@ -65,7 +67,6 @@ def test_nothing_agrees_in_all_words(tmp_path: Path) -> None:
 
 
 def test_the_categories_are_said_once() -> None:
-    assert set(PhotoLine.model_fields["category"].annotation.__args__) == set(CATEGORIES)  # pyright: ignore
     assert CONFIG_CATEGORIES is CATEGORIES
 
 
@@ -97,7 +98,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         read(write(tmp_path, "", " "))
     file = write(tmp_path, *lines(1))
     (tmp_path / "ä 0.png").write_bytes(b"cut")
-    with pytest.raises(DataError, match=r"ä 0.png.*take its line out"):
+    with pytest.raises(DataError, match=r"ä 0.png.*take its record out"):
         read(file).batch([0])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -66,6 +66,7 @@ records = st.builds(
 )
 
 
+@settings(max_examples=20)
 @given(written=st.lists(records, min_size=1, max_size=9), rows=st.integers(1, 4))
 def test_what_is_written_is_read(written: list[Record], rows: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("dataset")

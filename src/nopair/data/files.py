@@ -55,6 +55,35 @@ def check_image(path: Path) -> None:
         raise ImageError(f"{path}: is an empty file; copy or export it again")
 
 
+def read_photo(path: Path) -> bytes:
+    """An image file's bytes.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    check_image(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({_reason(error)}); check the path") from error
+
+
+def read_part(path: Path, offset: int, size: int, name: str) -> bytes:
+    """An image within a file: so many bytes from there. `name` is for the message.
+
+    Raises:
+        ImageError: they cannot be read, or are not there.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            content = os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read ({_reason(error)}); copy the dataset again") from error
+    if len(content) != size:
+        raise ImageError(f"{name}: cut short; copy the dataset again")
+    return content
+
+
 def check_output(path: Path) -> None:
     """Find out now, and not after the work is done, that an image cannot be written to `path`.
 
@@ -110,7 +139,7 @@ def file_atomic(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); check the name and the disk space") from error
     finally:
         part.unlink(missing_ok=True)

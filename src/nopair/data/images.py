@@ -54,19 +54,29 @@ def load_image(path: Path) -> Float[Tensor, "3 height width"]:
     Raises:
         ImageError: missing, a folder, unreadable, not an image, cut short, damaged, or over `MAX_PIXELS`.
     """
-    with _open(path) as file, _quiet_pillow():
+    with _open(path) as file:
+        return _decode(file, str(path))
+
+
+def decode_image(content: bytes, name: str) -> Float[Tensor, "3 height width"]:
+    """`load_image` of a file's bytes; `name` is for the message."""
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(file: BinaryIO | io.BytesIO, name: str) -> Float[Tensor, "3 height width"]:
+    with _quiet_pillow():
         try:
             with Image.open(file, formats=tuple(dict.fromkeys(IMAGE_FORMATS.values()))) as image:
-                _check_size(path, *image.size)
+                _check_size(name, *image.size)
                 return _pixels(image)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise ImageError(
-                f"{path}: too large, over {MAX_PIXELS // 10**6} million pixels; scale it down first"
+                f"{name}: too large, over {MAX_PIXELS // 10**6} million pixels; scale it down first"
             ) from None
         except UnidentifiedImageError:
-            raise ImageError(f"{path}: not a readable PNG, JPEG or WebP image; convert it or export it again") from None
+            raise ImageError(f"{name}: not a readable PNG, JPEG or WebP image; convert it or export it again") from None
         except _DAMAGE as error:
-            raise ImageError(f"{path}: damaged or cut short ({error}); copy or export it again") from error
+            raise ImageError(f"{name}: damaged or cut short ({error}); copy or export it again") from error
 
 
 def _open(path: Path) -> BinaryIO:
@@ -89,12 +99,12 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(name: str, width: int, height: int) -> None:
     if min(width, height) < 1:
-        raise ImageError(f"{path}: has no pixels ({width}x{height}); export it again")
+        raise ImageError(f"{name}: has no pixels ({width}x{height}); export it again")
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 10**6
-        raise ImageError(f"{path}: too large ({width}x{height}, over {limit} million pixels); scale it down first")
+        raise ImageError(f"{name}: too large ({width}x{height}, over {limit} million pixels); scale it down first")
 
 
 def _pixels(image: Image.Image) -> Float[Tensor, "3 height width"]:

@@ -1,122 +1,165 @@
-"""Photos of one's own as training data: a JSON Lines file that says what to ask of each.
+"""Photos of one's own as training data: an endless stream of samples over a table of them.
 
-A line: {"image", "instruction", "caption", "edited_caption", "category", "subject"?}, the image's path relative to the
-file. There is no key for an edited image, and an unknown key is an error.
+A photo is scaled to cover its bucket's size and cut to it in the middle: nothing is filled in, nothing is squashed.
 """
 
+import logging
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Final, final
 
+import numpy as np
 import torch
-from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
 
-from nopair.data.images import cover, load_image
-from nopair.data.records import Category, Words
+from nopair.data.images import cover, decode_image
+from nopair.data.order import Order, Sizes, nearest
+from nopair.data.records import CATEGORIES
+from nopair.data.tables import Ask, Table, category_number
 from nopair.errors import DataError, ImageError
-from nopair.types import EditBatch
+from nopair.types import EditBatch, EditRecord
 
 NOTHING: Final = "leave everything as it is"
+DEFAULT: Final = "default"
+"""In `shares`: every category that is not named."""
+
+_LOG: Final = logging.getLogger("nopair.data")
 
 
-class PhotoLine(BaseModel):
-    """One line of the file. `subject` is the noun of the object the edit is about; a removal needs it."""
+@final
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The photos of this process that could not be read: each is named in the log, once, and too many stop the run."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    limit: int
+    found: dict[int, str] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
 
-    image: Words
-    instruction: Words
-    caption: Words
-    edited_caption: Words
-    category: Category
-    subject: str = ""
+    def add(self, row: int, error: ImageError) -> None:
+        """Count the photo of a row.
+
+        Raises:
+            DataError: it is one more than `limit`.
+        """
+        with self.lock:
+            new = row not in self.found
+            self.found[row] = str(error)
+            count = len(self.found)
+        if count > self.limit:
+            allowed = f"{count} photos cannot be read, data.max_broken={self.limit}; the last: " if self.limit else ""
+            raise DataError(f"{allowed}{error}; take its record out or mend the photo")
+        if new:
+            _LOG.warning("broken photo %d of at most %d, another stands in for it: %s", count, self.limit, error)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class PhotoSource:
-    """An endless stream over a file's lines, shuffled anew for each pass; a `nopair.data.loader.Source`.
+    """An endless stream over a table; a `nopair.data.loader.Source`.
 
-    Record `index` depends on the fields and `index` only. Photos are scaled to cover height x width and cut to it in
-    the middle. A share of records, `nothing_share`, become `nothing`: the photo as it is, all words agreeing with that.
+    Sample `index` depends on the fields and `index` only. Indices asked for together must lie in one group of the order
+    (see `nopair.data.order`), so that they have one size. A share of samples, `nothing_share`, become `nothing`: the
+    photo as it is, all words agreeing with that. Where a photo cannot be read, the next one of its bucket and category
+    stands in, and `broken` counts and names it.
     """
 
-    file: Path
-    lines: tuple[PhotoLine, ...]
-    height: int
-    width: int
+    table: Table
+    order: Order
+    sizes: Sizes
     seed: int
     nothing_share: float
+    broken: Broken
 
     @classmethod
-    def read(cls, file: Path, height: int, width: int, seed: int, nothing_share: float) -> "PhotoSource":
-        """Read the lines; the photos themselves are read when they are asked for.
+    def of(
+        cls,
+        table: Table,
+        sizes: Sizes,
+        *,
+        group: int,
+        seed: int,
+        nothing_share: float,
+        max_broken: int = 0,
+        shares: Mapping[str, float] | None = None,
+    ) -> "PhotoSource":
+        """A stream in groups of `group` samples of one of `sizes`, (height, width). `shares` is as in a recipe's data.
 
         Raises:
-            DataError: the file cannot be read or is empty, a line is malformed, or names an image that is not there.
+            DataError: no record is left to train on, or a photo whose size is not known cannot be read.
         """
+        count = len(table)
+        buckets = categories = np.zeros(count, np.uint8)
         try:
-            rows = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read ({error}); give a .jsonl file with a photo per line") from None
-        lines = tuple(_parse(file, number, row) for number, row in enumerate(rows, 1) if row.strip())
-        if not lines:
-            raise DataError(f"{file}: is empty; give a .jsonl file with a photo per line")
-        return cls(file, lines, height, width, seed, nothing_share)
+            shapes = table.shapes() if len(sizes) > 1 or shares is not None else None
+        except ImageError as error:
+            raise DataError(f"{error}; take its record out or mend the photo") from error
+        if shapes is not None:
+            buckets, categories = nearest(shapes.heights, shapes.widths, sizes), shapes.categories
+        numbered = None if shares is None else _numbered(shares, categories)
+        order = Order.of(buckets, categories, numbered, group, seed)
+        return cls(table, order, sizes, seed, nothing_share, Broken(max_broken))
 
     def batch(self, indices: Sequence[int]) -> EditBatch:
-        """Those records, stacked.
+        """Those samples, stacked.
 
         Raises:
-            DataError: a photo cannot be read.
+            DataError: a record is malformed, or too many photos cannot be read.
         """
-        lines = [self.line(index) for index in indices]
-        return EditBatch(
-            reference=torch.stack([self._photo(line) for line in lines]),
-            instructions=tuple(line.instruction for line in lines),
-            captions=tuple(line.caption for line in lines),
-            edited_captions=tuple(line.edited_caption for line in lines),
-            categories=tuple(line.category for line in lines),
-            subjects=tuple(line.subject for line in lines),
-        )
+        return stacked([self.sample(index) for index in indices])
 
-    def line(self, index: int) -> PhotoLine:
-        """What record `index` asks."""
-        one_pass, place = divmod(index, len(self.lines))
-        order = list(range(len(self.lines)))
-        random.Random(f"photos {self.seed} {one_pass}").shuffle(order)
-        line = self.lines[order[place]]
+    def sample(self, index: int) -> EditRecord:
+        """One sample.
+
+        Raises:
+            DataError: as in `batch`.
+        """
+        height, width = self.sizes[self.order.bucket(index)]
+        for row in self.order.candidates(index):
+            try:
+                name, content = self.table.photo(row)
+                pixels = cover(decode_image(content, name), height, width)
+            except ImageError as error:
+                self.broken.add(row, error)
+                continue
+            ask = self._asked(index, self.table.ask(row))
+            return EditRecord(
+                reference=pixels,
+                instruction=ask.instruction,
+                caption=ask.caption,
+                edited_caption=ask.edited_caption,
+                category=ask.category,
+                subject=ask.subject,
+            )
+        raise DataError("no photo of a whole bucket and category can be read; see the log for their names")
+
+    def _asked(self, index: int, ask: Ask) -> Ask:
         if random.Random(f"nothing {self.seed} {index}").random() >= self.nothing_share:
-            return line
-        return line.model_copy(
-            update={
-                "instruction": NOTHING,
-                "edited_caption": line.caption,
-                "category": "nothing",
-                "subject": "",
-            }
-        )
-
-    def _photo(self, line: PhotoLine) -> Float[Tensor, "3 height width"]:
-        try:
-            return cover(load_image(self.file.parent / line.image), self.height, self.width)
-        except ImageError as error:
-            raise DataError(f"{self.file}: {error}; take its line out or mend the image") from error
+            return ask
+        return Ask(instruction=NOTHING, caption=ask.caption, edited_caption=ask.caption, category="nothing")
 
 
-def _parse(file: Path, number: int, row: str) -> PhotoLine:
-    where = f"{file}, line {number}"
-    try:
-        line = PhotoLine.model_validate_json(row)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise DataError(f"{where}: {key + ': ' if key else ''}{problem['msg']}") from None
-    if line.category == "remove" and not line.subject.strip():
-        raise DataError(f"{where}: a removal needs a subject, the noun of what is to go")
-    if not (file.parent / line.image).is_file():
-        raise DataError(f"{where}: there is no image {line.image}; paths are relative to {file.name}")
-    return line
+def stacked(samples: Sequence[EditRecord]) -> EditBatch:
+    """Samples of one size as a batch."""
+    return EditBatch(
+        reference=torch.stack([sample.reference for sample in samples]),
+        instructions=tuple(sample.instruction for sample in samples),
+        captions=tuple(sample.caption for sample in samples),
+        edited_captions=tuple(sample.edited_caption for sample in samples),
+        categories=tuple(sample.category for sample in samples),
+        subjects=tuple(sample.subject for sample in samples),
+    )
+
+
+def _numbered(shares: Mapping[str, float], categories: np.ndarray) -> dict[int, float]:
+    """Shares by the numbers of the categories that are there.
+
+    Raises:
+        DataError: a category that is named has no record.
+    """
+    there = {int(number) for number in np.unique(categories)}
+    for name in shares:
+        if name != DEFAULT and shares[name] and category_number(name) not in there:
+            raise DataError(f"data.shares names {name}, but no record is of that category; take it out of shares")
+    rest = shares.get(DEFAULT, 0.0)
+    return {number: shares.get(CATEGORIES[number], rest) for number in there}

@@ -143,10 +143,14 @@ def read_records(folder: Path) -> Iterator[Record]:
             raise DataError(f"{path}: holds {row} records, the card says {shard.records}; write the dataset again")
 
 
-def opened(path: Path) -> pq.ParquetFile:
-    """A shard, its footer read. Raises DataError: it cannot be read, or has other columns than records have."""
+def opened(path: Path, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """A shard, with its footer, which is read if it is not given.
+
+    Raises:
+        DataError: it cannot be read, or has other columns than records have.
+    """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, metadata=footer)
     except FileNotFoundError:
         raise DataError(f"{path}: is missing; copy the dataset again") from None
     except (OSError, pa.ArrowException) as error:

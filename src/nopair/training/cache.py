@@ -30,7 +30,6 @@ from nopair.types import EditBatch, Text
 
 ENCODERS: Final = ("text_encoder*", "tokenizer*", "vae")
 """Parts of a pipeline folder that decide what an entry is."""
-CHUNK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +183,10 @@ def fill(
 
 
 def _batches(recipe: Recipe, source: Source, ranks: Ranks) -> Iterator[EditBatch]:
-    """This rank's share of all records that either phase visits, which both number from 0."""
+    """This rank's share of all records that either phase visits, which both number from 0; one by one, as they may
+    differ in size."""
     count = max(phase.steps * phase.batch for phase in (recipe.warmup, recipe.npedit))
-    starts = range(ranks.rank * CHUNK, count, ranks.world * CHUNK)
+    indices = range(ranks.rank, count, ranks.world)
     console = Console(stderr=True)
-    for start in track(starts, "encoding", console=console, transient=True, disable=ranks.rank > 0):
-        yield source.batch(range(start, min(start + CHUNK, count)))
+    for index in track(indices, "encoding", console=console, transient=True, disable=ranks.rank > 0):
+        yield source.batch([index])

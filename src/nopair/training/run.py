@@ -1,5 +1,6 @@
 """The composition root: a recipe in, a trained editor out. The only place that knows all the parts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from nopair.backbones.base import Backbone, StoredBackbone
 from nopair.backbones.folder import load_model
 from nopair.backbones.load import load_backbone, require_same_dialect
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
-from nopair.config import JudgeConfig, PhotoDataConfig, Recipe
+from nopair.config import JudgeConfig, Recipe
+from nopair.config_data import PhotoDataConfig
 from nopair.data.loader import OnDevice, Source
+from nopair.data.order import Sizes
 from nopair.data.photos import PhotoSource
+from nopair.data.tables import open_table
 from nopair.editor import Editor, Settings
 from nopair.errors import ModelError
 from nopair.judges.base import Judge
@@ -25,6 +29,7 @@ from nopair.judges.ensemble import JudgeEnsemble
 from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
+from nopair.training.ahead import Ahead
 from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.loop import run_phases
 from nopair.training.parallel import ALONE, Ranks, joined
@@ -97,10 +102,12 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
             ranks.require_shares(phase, config.batch, config.accumulate)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    source, shown, size = _sources(recipe, torch.device(device))
+    source, shown, sizes = _sources(recipe, torch.device(device), ranks)
+    size = sizes[0]
     base = recipe.base
     backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype), base.bits).to(device)
-    backbone.latent_shape(*size)  # a size that the base cannot take is told before anything else is loaded
+    for one in sizes:  # a size that the base cannot take is told before anything else is loaded
+        backbone.latent_shape(*one)
     if base.checkpointing:
         backbone.checkpoint()
     examples = shown.batch(range(recipe.logging.sample_scenes))
@@ -121,18 +128,24 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     return Training(recipe, backbone, size, judge, roles, WarmupPhase(parts), EditPhase(parts))
 
 
-def _sources(recipe: Recipe, device: torch.device) -> tuple[Source, Source, tuple[int, int]]:
-    """Records to train on, records to show in sample grids, and the (height, width) of both."""
+def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source, Source, Sizes]:
+    """Records to train on, records to show in sample grids, and all (height, width); those shown have the first."""
     data = recipe.data
     if isinstance(data, PhotoDataConfig):
-        photos = PhotoSource.read(Path(data.path), data.height, data.width, data.seed, data.nothing_share)
-        return OnDevice(photos, device), OnDevice(photos, device), (data.height, data.width)
+        table = open_table(Path(data.path))
+        phases = [phase for phase in (recipe.warmup, recipe.npedit) if phase.steps]
+        group = math.lcm(*(phase.batch for phase in phases))  # a batch of either phase then has one size
+        settings = {"seed": data.seed, "nothing_share": data.nothing_share, "max_broken": data.max_broken}
+        photos = PhotoSource.of(table, data.sizes, group=group, shares=data.shares, **settings)
+        shown = PhotoSource.of(table, data.sizes[:1], group=1, **settings)
+        ahead = Ahead(photos, phases, ranks, data.workers) if data.workers else photos
+        return OnDevice(ahead, device), OnDevice(shown, device), data.sizes
     chosen = {} if data.categories is None else {"categories": data.categories}
     worlds = [
         OnDevice(WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen), device)
         for held_out in (False, True)
     ]
-    return worlds[0], worlds[1], (SIZE, SIZE)
+    return worlds[0], worlds[1], ((SIZE, SIZE),)
 
 
 def _cached(

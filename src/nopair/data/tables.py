@@ -1,0 +1,107 @@
+"""A set of photos with what to ask of each, whatever it is stored as: any row can be asked for at any time.
+
+a folder with dataset.json          records in Parquet shards: the form for any size, see `nopair.data.parquet`
+a folder with metadata.jsonl        Hugging Face's imagefolder, see `nopair.data.lines`
+a .jsonl file                       a photo per line, see `nopair.data.lines`
+a .tar file, or a folder of them    WebDataset, see `nopair.data.tars`
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Integer
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from nopair.data.files import is_folder
+from nopair.data.records import CATEGORIES, Category, Words
+from nopair.errors import DataError
+
+
+class Ask(BaseModel):
+    """What is asked of a photo, complete. `subject` is the noun of the object it is about; a removal needs it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    instruction: Words
+    caption: Words
+    edited_caption: Words
+    category: Category
+    subject: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Ask":
+        if self.category == "remove" and not self.subject.strip():
+            raise ValueError("a removal needs a subject, the noun of what is to go")
+        if self.category == "nothing" and self.edited_caption != self.caption:
+            raise ValueError("to do nothing needs the same edited_caption and caption")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Of every row: size of the upright photo, and its category's number in `CATEGORIES`."""
+
+    heights: Integer[np.ndarray, " row"]
+    widths: Integer[np.ndarray, " row"]
+    categories: Integer[np.ndarray, " row"]
+
+
+@runtime_checkable
+class Table(Protocol):
+    """Rows of photos with what to ask of each, complete and in a fixed order. Threads may share it."""
+
+    def __len__(self) -> int: ...
+
+    def shapes(self) -> Shapes:
+        """Sizes and categories of all rows.
+
+        Raises:
+            ImageError: a photo of which it is not known cannot be read.
+        """
+        ...
+
+    def ask(self, row: int) -> Ask:
+        """What to ask of the photo.
+
+        Raises:
+            DataError: it cannot be read; names file, row and field.
+        """
+        ...
+
+    def photo(self, row: int) -> tuple[str, bytes]:
+        """Its name for messages, and its file's bytes.
+
+        Raises:
+            ImageError: it cannot be read, or is not the photo that was written.
+        """
+        ...
+
+
+def open_table(path: Path) -> Table:
+    """The photos at `path`, of whatever kind it is.
+
+    Raises:
+        DataError: there is nothing of a known kind, or it is malformed, incomplete or empty.
+    """
+    from nopair.data.lines import LinesTable
+    from nopair.data.parquet import ParquetTable
+    from nopair.data.shards import CARD
+    from nopair.data.tars import TarTable
+
+    if not is_folder(path):
+        return TarTable.read([path]) if path.suffix.lower() == ".tar" else LinesTable.read(path, "image")
+    if (path / CARD).is_file():
+        return ParquetTable.read(path)
+    if (path / "metadata.jsonl").is_file():
+        return LinesTable.read(path / "metadata.jsonl", "file_name")
+    tars = sorted(path.glob("*.tar"))
+    if tars:
+        return TarTable.read(tars)
+    raise DataError(f"{path}: holds no dataset; expected {CARD}, metadata.jsonl or .tar files in it")
+
+
+def category_number(category: str) -> int:
+    """Its place in `CATEGORIES`."""
+    return CATEGORIES.index(category)
