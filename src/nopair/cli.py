@@ -27,6 +27,8 @@ tiny = typer.Typer(no_args_is_help=True, help="The tiny models that come with no
 app.add_typer(tiny, name="tiny")
 judges = typer.Typer(no_args_is_help=True, help="Judges: know yours before you train on it.")
 app.add_typer(judges, name="judge")
+data = typer.Typer(no_args_is_help=True, help="Datasets: photos with what to ask of each.")
+app.add_typer(data, name="data")
 
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -264,6 +266,40 @@ def audit(
 
     settings = Settings(seed, per_category, starts, steps, batch)
     run_audit(judge, cases, base, settings, output, as_json=as_json)
+
+
+@data.command(name="import")
+def import_data(
+    kind: Annotated[
+        Literal["pico-banana-400k", "gpt-image-edit-1.5m", "npedit", "photos", "records"],
+        typer.Argument(metavar="KIND", help="pico-banana-400k, gpt-image-edit-1.5m, npedit, photos or records."),
+    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The data set's folder or list.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="Dataset folder to write.")],
+    by_path: Annotated[
+        bool, typer.Option("--by-path", help="Leave the photos where they are, instead of storing them inside.")
+    ] = False,
+    licence: Annotated[str, typer.Option(metavar="NAME", help="Licence of photos of your own.")] = "unknown",
+) -> None:
+    """Make a dataset of a published data set's source photos and instructions, or of your own photos.
+
+    Edited photos are never read. Captions that are missing stay so, for `nopair synthesize` to write. `npedit` is the
+    authors' merged_edit_data.json; `photos` any form that can be trained on (docs/data.md); `records` Parquet files
+    with the columns of records.
+    """
+    from nopair.data.command import run_import
+
+    run_import(kind, path, output, licence, by_path=by_path)
+
+
+@data.command()
+def validate(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset in any form.")],
+) -> None:
+    """Decode every photo, check every record, and print what is wrong: file, row, field and mend."""
+    from nopair.data.command import run_validate
+
+    run_validate(dataset)
 
 
 @tiny.command()

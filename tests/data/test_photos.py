@@ -118,3 +118,71 @@ def test_cover_cuts_the_middle_and_does_not_squash() -> None:
     assert torch.equal(cover(wide, 8, 8), torch.ones(3, 8, 8))
     assert cover(wide, 4, 4).min() > 0.9
     assert torch.equal(cover(wide.mT, 8, 8), torch.ones(3, 8, 8))
+
+
+BUCKETS = ((16, 16), (24, 12), (12, 24))
+
+
+def mixed(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Path:
+    """Photos of three shapes and three categories; a pixel tells the number."""
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for number in range(count):
+        name = f"{number}.png"
+        height, width = ((20, 20), (40, 20), (18, 40))[number % 3]
+        Image.new("RGB", (width, height), (number, 0, 0)).save(folder / name)
+        if number in broken:
+            (folder / name).write_bytes((folder / name).read_bytes()[:45])
+        category = "remove" if number % 5 == 0 else "add"
+        rows.append(LINE | {"image": name, "category": category, "caption": f"cat {number}", "subject": "cat"})
+    (folder / "photos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "photos.jsonl"
+
+
+def test_batches_have_one_size_and_photos_fill_it(tmp_path: Path) -> None:
+    source = read(mixed(tmp_path, 33), sizes=BUCKETS, group=4)
+    seen = []
+    for start in range(0, 33 * 4, 4):
+        batch = source.batch(range(start, start + 4))
+        assert tuple(batch.reference.shape[2:]) in BUCKETS
+        for image, caption in zip(batch.reference, batch.captions, strict=True):
+            number = int(caption.removeprefix("cat "))
+            torch.testing.assert_close(image, torch.tensor([number / 255, 0, 0])[:, None, None].expand_as(image))
+            seen.append((number, tuple(image.shape[1:])))
+    assert sorted(number for number, _ in seen) == sorted(4 * list(range(33)))
+    own = [shape == BUCKETS[(0, 1, 2)[number % 3]] for number, shape in seen]
+    assert sum(own) > 0.7 * len(own)
+
+
+def test_shares_of_categories(tmp_path: Path) -> None:
+    file = mixed(tmp_path, 60)
+    source = read(file, sizes=BUCKETS, group=4, shares={"remove": 3.0, "default": 1.0})
+    asked = [source.sample(index).category for index in range(120)]
+    assert 84 < asked.count("remove") < 96  # three of four
+    with pytest.raises(DataError, match="names style, but no record"):
+        read(file, shares={"style": 1.0})
+    only = read(file, shares={"remove": 1.0})
+    assert {only.sample(index).category for index in range(40)} == {"remove"}
+
+
+def test_broken_photos_are_counted_named_and_too_many_are_fatal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = mixed(tmp_path, 12, broken=(3, 7))
+    source = read(file, max_broken=2)
+    seen = [source.sample(index).caption for index in range(36)]
+    assert {"cat 3", "cat 7"}.isdisjoint(seen)
+    assert set(source.broken.found) == {3, 7}
+    for number in (3, 7):
+        (told,) = [one for one in caplog.messages if f"{number}.png" in one]
+        assert "another stands in for it" in told
+    assert [source.sample(index).caption for index in reversed(range(36))] == seen[::-1]
+    strict = read(file, max_broken=1)
+    with pytest.raises(DataError, match=r"2 photos cannot be read, data\.max_broken=1; the last: .*damaged"):
+        strict.batch(range(12))
+    hopeless = read(mixed(tmp_path / "all", 3, broken=(0, 1, 2)), max_broken=9)
+    with pytest.raises(DataError, match="no photo of a whole bucket"):
+        hopeless.sample(0)
+    (file.parent / "4.png").write_bytes(b"hello")
+    with pytest.raises(DataError, match=r"4\.png: not a readable"):
+        read(file, sizes=BUCKETS)

@@ -22,11 +22,14 @@ from nopair.backbones.fake import ToyBackbone
 from nopair.backbones.roles import FullRoles
 from nopair.config import load_recipe
 from nopair.data.loader import Source
+from nopair.data.photos import PhotoSource
+from nopair.data.tables import open_table
 from nopair.editor import Editor
 from nopair.errors import DataError, Interrupted, NopairError
 from nopair.judges.scripted import ScriptedJudge
 from nopair.method.flow import levels
 from nopair.training import checkpoint, parallel
+from nopair.training.ahead import Ahead
 from nopair.training.loop import run_phases
 from nopair.training.parallel import Ranks, joined
 from nopair.training.phases import EditPhase, Parts, WarmupPhase
@@ -124,6 +127,29 @@ class Uneven:
                 parameter.grad = torch.full_like(parameter, 10.0 * number + ranks.rank)
         ranks.mean_gradients(parameters)
         return {str(n): one.grad for n, one in enumerate(parameters) if one.grad is not None}
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The records that each rank reads in steps `first` to `last` of a phase, over a dataset in buckets, ahead."""
+
+    path: Path
+    batch: int
+    first: int
+    last: int
+
+    def __call__(self, ranks: Ranks) -> dict[str, torch.Tensor]:
+        recipe = load_recipe("demo", [f"npedit.batch={self.batch}", "npedit.steps=1000", "warmup.steps=0"])
+        photos = PhotoSource.of(
+            open_table(self.path), ((16, 16), (24, 12)), group=self.batch, seed=3, nothing_share=0.0
+        )
+        source = Ahead(photos, [recipe.npedit], ranks, 2)
+        seen: list[int] = []
+        for step in range(self.first, self.last):
+            for piece in ranks.pieces(step, self.batch, recipe.npedit.accumulate):
+                seen += [int(caption) for caption in source.batch(piece).captions]
+            ranks.wait()
+        return {"seen": torch.tensor(seen)}
 
 
 def flatten(state: object, name: str = "") -> dict[str, torch.Tensor]:

@@ -15,7 +15,6 @@ from nopair.backbones.base import Backbone
 from nopair.backbones.fake import ToyBackbone
 from nopair.config import load_recipe
 from nopair.errors import DataError, OutputError
-from nopair.training import cache
 from nopair.training.cache import CachedBackbone, Store, fill, image_key, prompt_key
 from nopair.training.parallel import Ranks
 from nopair.types import EditBatch
@@ -53,7 +52,6 @@ def test_entries_are_what_the_backbone_makes(tmp_path: Path) -> None:
 
 
 def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "CHUNK", 2)
     waited: list[int] = []
     monkeypatch.setattr(dist, "all_reduce", lambda tensor, operation: waited.append(len(entries())))
 
