@@ -178,11 +178,10 @@ def test_broken_photos_are_counted_named_and_too_many_are_fatal(
         assert "another stands in for it" in told
     assert [source.sample(index).caption for index in reversed(range(36))] == seen[::-1]
     strict = read(file, max_broken=1)
-    with pytest.raises(DataError, match=r"2 photos cannot be read, data\.max_broken=1; the last: .*damaged"):
+    with pytest.raises(DataError, match=r"2 photos cannot be read, data\.max_broken=1; the last: .*\.png"):
         strict.batch(range(12))
     hopeless = read(mixed(tmp_path / "all", 3, broken=(0, 1, 2)), max_broken=9)
     with pytest.raises(DataError, match="no photo of a whole bucket"):
         hopeless.sample(0)
-    (file.parent / "4.png").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"4\.png: not a readable"):
+    with pytest.raises(DataError, match=r"3\.png: .*take its record out"):  # its size cannot be known
         read(file, sizes=BUCKETS)

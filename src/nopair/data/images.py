@@ -159,7 +159,7 @@ def _managed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Imag
 def _to_tensor(image: Image.Image) -> Float[Tensor, "channel height width"]:
     values = torch.from_numpy(np.array(image))
     values = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
-    return values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return values.contiguous().to(torch.float32).div_(255)  # in this order: a third faster
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ for it.
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -86,7 +87,7 @@ class ParquetTable:
         if lacking:
             raise DataError(f"{folder}: of its {card.records} records {lacking}; nopair synthesize can write it")
         groups: list[_Group] = []
-        shapes: list[pa.Table] = []
+        shapes: list[Shapes] = []
         row = 0
         for shard in card.shards:
             path = folder / shard.path
@@ -97,12 +98,12 @@ class ParquetTable:
                     groups.append(_Group(opened_shard, number, row, _end_of_photos(path, found)))
                     row += found.num_rows
                 try:
-                    shapes.append(file.read(["height", "width", "category"], use_threads=False))
+                    shapes.append(_shapes(path, file.read(["height", "width", "category"], use_threads=False)))
                 except (OSError, pa.ArrowException) as error:
                     raise DataError(f"{path}: damaged ({error}); copy the dataset again") from error
         if row != card.records:
             raise DataError(f"{folder}: holds {row} records, its card says {card.records}; write the dataset again")
-        return cls(folder, tuple(groups), _shapes(folder, pa.concat_tables(shapes)))
+        return cls(folder, tuple(groups), _joined(shapes))
 
     def __len__(self) -> int:
         return len(self._shapes.heights)
@@ -176,11 +177,19 @@ def _end_of_photos(path: Path, group: Any) -> int:
     raise DataError(f"{path}: has no column image.bytes; import it with nopair data import")
 
 
-def _shapes(folder: Path, table: pa.Table) -> Shapes:
+def _joined(parts: Sequence[Shapes]) -> Shapes:
+    return Shapes(
+        np.concatenate([part.heights for part in parts]),
+        np.concatenate([part.widths for part in parts]),
+        np.concatenate([part.categories for part in parts]),
+    )
+
+
+def _shapes(path: Path, table: pa.Table) -> Shapes:
     categories = table["category"].combine_chunks().dictionary_encode()
     unknown = set(categories.dictionary.to_pylist()) - set(CATEGORIES)
     if unknown or categories.null_count:
-        raise DataError(f"{folder}: holds unknown categories ({unknown or 'missing'}); see nopair data validate")
+        raise DataError(f"{path}: holds unknown categories ({unknown or 'missing'}); see nopair data validate")
     codes = np.array([CATEGORIES.index(name) for name in categories.dictionary.to_pylist()], np.uint8)
     heights, widths = (table[name].to_numpy() for name in ("height", "width"))
     return Shapes(heights, widths, codes[categories.indices.to_numpy()])
