@@ -10,7 +10,6 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nopair.training.cache as cache_module
 from nopair.backbones.base import Backbone
 from nopair.backbones.fake import ToyBackbone
 from nopair.config import load_recipe
@@ -102,9 +101,8 @@ def test_other_images_have_other_names() -> None:
     assert image_key(image) != image_key(image.reshape(3, 6, 4))
 
 
-def test_records_are_encoded_piece_by_piece_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_encoded_one_by_one_and_let_go(tmp_path: Path) -> None:
     """All photos of a long run would not fit into memory."""
-    monkeypatch.setattr(cache_module, "CHUNK", 2)
     world, alive, most = WorldSource(seed=0, held_out=False), weakref.WeakSet[torch.Tensor](), 0
 
     class Watched:

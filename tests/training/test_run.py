@@ -1,13 +1,18 @@
 """The composition root with the shipped models: a few steps of the real thing, stopped and resumed."""
 
+import json
+from math import isfinite
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
+from PIL import Image
+from safetensors.torch import load_file
 
 from nopair.backbones.base import Backbone
 from nopair.config import load_recipe
+from nopair.data.importers import import_dataset
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError
 from nopair.training.run import EDITOR, compose, train
@@ -60,6 +65,30 @@ def test_adapters_on_one_shared_base_train_too(tmp_path: Path) -> None:
     changed = {name for name, value in student(editor).items() if not torch.equal(value, base[name])}
     assert changed
     assert all(any(target in name for target in ("to_q", "to_k", "to_v", "to_out")) for name in changed)
+
+
+def photos(folder: Path) -> Path:
+    """Twelve photos, half of them tall."""
+    folder.mkdir()
+    for number in range(12):
+        pixels = torch.randint(0, 256, (64 + 32 * (number % 2), 64, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    words = {"instruction": "add a hat", "caption": "a cat", "edited_caption": "a cat with a hat", "category": "add"}
+    lines = [json.dumps(words | {"file_name": f"{number}.png"}) + "\n" for number in range(12)]
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    import_dataset("photos", folder, folder.parent / "dataset")
+    return folder.parent / "dataset"
+
+
+def test_photos_of_two_sizes_train_from_a_cache(tmp_path: Path) -> None:
+    data = f"source: photos, path: '{photos(tmp_path / 'photos')}', height: 64, width: 64, buckets: [[80, 48]]"
+    changes = ["warmup.batch=4", "npedit.guidance={default: 3.0}", f"data={{{data}, cache: '{tmp_path / 'cache'}'}}"]
+    training = compose(load_recipe("demo", [*SHORT, *changes]))
+    entries = [load_file(path) for path in tmp_path.rglob("*.safetensors")]
+    encoded = {tuple(entry["latents"].shape[1:]) for entry in entries if "latents" in entry}
+    assert len(encoded) == 2
+    metrics = [training.warmup.step(step) | training.npedit.step(step) for step in range(2)]
+    assert all(isfinite(value) for step in metrics for value in step.values())
 
 
 def test_a_student_starts_from_an_editor_and_its_teacher_from_the_base() -> None:
