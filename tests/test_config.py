@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nopair.config import Recipe, Section, dump, load_recipe, parse_recipe, path_override, recipe_names
+from nopair.config import Recipe, load_recipe, parse_recipe, recipe_names
 from nopair.errors import ConfigError
+from nopair.settings import Section, dump, path_override
 from nopair.world.edits import CATEGORIES
 
 MINIMAL = """

@@ -142,7 +142,8 @@ def train(
 
     On several GPUs: `torchrun --nproc-per-node 8 -m nopair train RECIPE`.
     """
-    from nopair.config import load_recipe, path_override
+    from nopair.config import load_recipe
+    from nopair.settings import path_override
     from nopair.training.run import train as run_train
 
     changes = [*(overrides or []), *([] if output is None else [path_override("output", output)])]

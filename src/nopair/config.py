@@ -1,41 +1,33 @@
-"""A training run as one frozen value: what a recipe says, checked to the last key.
+"""A training run as one frozen value: what a recipe says.
 
 `load_recipe` reads a shipped recipe or a YAML file, applies dotted overrides (`npedit.lr=1e-4`) and returns a `Recipe`,
-or raises `ConfigError` with one line that names the key, the value and what was expected.
-
-Fields are strict (a number is never read from text) and unknown keys are errors. YAML scalars are read as in YAML 1.2:
-`1e-4` is a number, `no` is text.
+or raises `ConfigError`; how a recipe is read and checked is in `nopair.settings`.
 """
 
-import difflib
-import importlib.resources
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Final, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from nopair.config_data import (
-    PHOTO_CATEGORIES,
+from nopair.config_data import PHOTO_CATEGORIES, DataConfig, WorldDataConfig, require_categories
+from nopair.settings import (
     Count,
-    DataConfig,
+    Decay,
     Fraction,
+    Level,
     Natural,
     NotNegative,
     Positive,
     Section,
     Words,
-    WorldDataConfig,
-    require_categories,
+    load,
+    parse,
+    shipped_names,
 )
-from nopair.errors import ConfigError
 from nopair.world.edits import CATEGORIES
 
-Level = Annotated[float, Field(gt=0, lt=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
+RECIPES: Final = "nopair.recipes"
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -234,8 +226,7 @@ class Recipe(Run):
 
 def recipe_names() -> tuple[str, ...]:
     """Names of the shipped recipes, sorted."""
-    files = importlib.resources.files("nopair.recipes").iterdir()
-    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+    return shipped_names(RECIPES)
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -243,24 +234,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
     `overrides` are `dotted.key=value` with YAML values, applied in order. Raises ConfigError.
     """
-    text = str(name_or_path)
-    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
-        try:
-            source = Path(name_or_path).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConfigError(f"recipe {text!r} cannot be read: {reason}") from error
-        return parse_recipe(source, overrides, where=text)
-    names = recipe_names()
-    if text not in names:
-        near = difflib.get_close_matches(text, names, n=3, cutoff=0.0) or ["none"]
-        raise ConfigError(f"there is no recipe {text!r}; nearest: {', '.join(near)}; or give the path of a .yaml file")
-    return parse_recipe((importlib.resources.files("nopair.recipes") / f"{text}.yaml").read_bytes(), overrides, text)
-
-
-def path_override(key: str, path: Path) -> str:
-    """`key=path` for `load_recipe`, whatever characters the path holds."""
-    return f"{key}='" + str(path).replace("'", "''") + "'"
+    return load(Recipe, RECIPES, name_or_path, overrides)
 
 
 def parse_recipe(source: str | bytes, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
@@ -268,185 +242,4 @@ def parse_recipe(source: str | bytes, overrides: Sequence[str] = (), where: str 
 
     The text is a complete recipe by itself; overrides change single keys of it.
     """
-    tree = parse_tree(source, where)
-    recipe = _validate(tree, where)
-    if not overrides:
-        return recipe
-    tree = recipe.model_dump(mode="json")
-    for override in overrides:
-        _apply(tree, override)
-    return _validate(tree, where)
-
-
-def parse_tree(source: str | bytes, where: str) -> dict[Any, Any]:
-    """The keys and values of a recipe, of whatever kind, unchecked. Raises ConfigError if it is not YAML with keys."""
-    tree = _parse_yaml(source, where)
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: expected keys with values, such as `name: demo`, found {_brief(tree)}")
-    return tree
-
-
-def _validate(tree: dict[Any, Any], where: str) -> Recipe:
-    try:
-        return Recipe.model_validate_json(json.dumps(tree))
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: holds a value that is neither text, number, list nor section ({error})") from error
-
-
-def dump(recipe: Run) -> str:
-    """The recipe, every key spelled out, as YAML."""
-    tree = recipe.model_dump(mode="json")
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-# Reading and writing YAML ---------------------------------------------------------------------------------------------
-
-_FLOAT: Final = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9]+[eE][-+]?[0-9]+$"
-    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
-)
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2 and without duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, str) else None)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes text which either YAML version would read as something else."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def _parse_yaml(source: str | bytes, where: str) -> Any:
-    try:
-        return yaml.load(source, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{where}: not valid YAML{place}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid YAML: {_brief(str(error))}") from error
-
-
-# Overrides and errors -------------------------------------------------------------------------------------------------
-
-
-def _apply(tree: dict[Any, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise ConfigError(f"override {_brief(override)}: expected key=value, such as npedit.lr=1e-4")
-    value = _parse_yaml(text, f"override {_brief(override)}")
-    *sections, last = key.split(".")
-    known = {name: kind for name, kind, _ in _keys(Recipe)}
-    if key not in known and get_origin(known.get(".".join(sections))) is not Mapping:
-        raise ConfigError(f"override {_brief(override)}: unknown key {key}{_nearest(key)}")
-    for section in sections:
-        if tree[section] is None:  # an optional section that the recipe leaves out
-            tree[section] = {}
-        tree = tree[section]
-    if key == "data.source" and value != tree[last]:
-        tree.clear()  # another source has other keys
-    tree[last] = value
-
-
-def _keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Every dotted key with its type and its description."""
-    for name, field in section.model_fields.items():
-        yield f"{prefix}{name}", field.annotation, field.description or ""
-        for inner in (field.annotation, *get_args(field.annotation)):  # one section, or those of a union
-            if isinstance(inner, type) and issubclass(inner, Section):
-                yield from _keys(inner, f"{prefix}{name}.")
-
-
-def _nearest(key: str) -> str:
-    """`; did you mean ...?` with the keys that are most like `key`, as a whole or in their last part."""
-
-    def likeness(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
-        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-        return max(whole, 0.9 * last + 0.1 * whole)
-
-    known = [candidate for candidate, _, _ in _keys(Recipe)]
-    return "; it belongs to another data.source" if key in known else f"; did you mean {max(known, key=likeness)}?"
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first problem pydantic found: key, value, what was expected."""
-    problems: Any = error.errors(include_url=False)
-    # An unknown key explains a missing one, so it is told first.
-    problem = min(problems, key=lambda one: one["type"] != "extra_forbidden")
-    kind = problem["type"]
-    # Where a union's members are told apart, pydantic puts the member's tag between the key and those in it.
-    path = [part for i, part in enumerate(problem["loc"]) if not (i == 1 and problem["loc"][0] == "data")]
-    key = ".".join(str(part) for part in path)
-    if kind == "union_tag_invalid":
-        line = f"{key}.source is {problem['ctx']['tag']!r}, expected {problem['ctx']['expected_tags']}{_meaning(key)}"
-    elif kind == "extra_forbidden":
-        line = f"unknown key {key}{_nearest(key)}"
-    elif kind == "value_error":
-        line = f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
-    elif kind == "missing":
-        line = f"{key} is missing{_meaning(key)}"
-    else:
-        line = f"{key} is {_brief(problem['input'])}, expected {_expected(kind, problem)}{_meaning(key)}"
-    more = len(problems) - 1
-    return line.replace("\n", " ") + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
-
-
-def _expected(kind: str, problem: Mapping[str, Any]) -> str:
-    context = problem.get("ctx", {})
-    plain = {
-        "model_type": "a section with keys of its own",
-        "dict_type": "names with values",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "string_type": "text, in quotes if it looks like a number",
-        "string_too_short": "some text",
-        "tuple_type": "a list",
-        "too_short": f"at least {context.get('min_length')} values",
-        "too_long": f"at most {context.get('max_length')} values",
-        "greater_than": f"more than {context.get('gt')}",
-        "greater_than_equal": f"at least {context.get('ge')}",
-        "less_than": f"less than {context.get('lt')}",
-        "less_than_equal": f"at most {context.get('le')}",
-        "literal_error": str(context.get("expected")),
-        "union_tag_not_found": "a section with source: world or source: photos",
-    }
-    return plain.get(kind, str(problem["msg"]))
-
-
-def _meaning(key: str) -> str:
-    """` (description)` of the field that `key` is, or is inside of."""
-    descriptions = {name: description for name, _, description in _keys(Recipe)}
-    while key and key not in descriptions:
-        key = key.rpartition(".")[0]
-    return f" ({descriptions[key]})" if key else ""
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return parse(Recipe, source, overrides, where)

@@ -1,25 +1,13 @@
-"""What a recipe says about data, and what all sections of a recipe have in common; see `nopair.config`."""
+"""What a recipe says about data; see `nopair.config`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nopair.data.records import CATEGORIES as PHOTO_CATEGORIES
+from nopair.settings import Count, Fraction, Natural, NotNegative, Section, Words
 from nopair.world.edits import CATEGORIES
-
-Words = Annotated[str, Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """What every part of a recipe has in common: frozen, strict, finite numbers only, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class WorldDataConfig(Section):

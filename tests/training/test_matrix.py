@@ -15,10 +15,11 @@ import nopair.training.run as run_module
 from nopair import precision as precision_module
 from nopair.backbones.folder import NEVER_QUANTISED
 from nopair.backbones.load import load_backbone
-from nopair.config import Recipe, load_recipe, path_override
+from nopair.config import Recipe, load_recipe
 from nopair.editor import Editor
 from nopair.errors import ConfigError, DataError, MissingExtraError, ModelError
 from nopair.judges.questions import questions_for
+from nopair.settings import path_override
 from nopair.training.run import EDITOR, compose, train
 
 TESTS = Path(__file__).parent.parent

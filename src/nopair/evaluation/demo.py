@@ -11,11 +11,12 @@ from typing import Final
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from nopair.config import Recipe, load_recipe, path_override
+from nopair.config import Recipe, load_recipe
 from nopair.data.files import make_folder
 from nopair.evaluation.report import write_report
 from nopair.evaluation.results import Cost, Example, Report
 from nopair.evaluation.world import Evaluation, evaluate_editor, table
+from nopair.settings import path_override
 from nopair.training.loop import run_phases
 from nopair.training.metrics import read
 from nopair.training.phase import Phase

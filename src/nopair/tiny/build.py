@@ -15,10 +15,11 @@ from rich.console import Console
 
 from nopair.backbones.folder import load_model
 from nopair.backbones.zimage import ZImageBackbone
-from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe, path_override
+from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe
 from nopair.data.files import folder_atomic
 from nopair.editor import Editor
 from nopair.errors import ModelError
+from nopair.settings import path_override
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
 from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
 from nopair.tiny.judge import JudgePhase, JudgeSettings, new_processor

@@ -25,8 +25,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from nopair.config import Run, dump, parse_tree
+from nopair.config import Run
 from nopair.errors import CheckpointError, ConfigError, OutputError
+from nopair.settings import dump, parse_tree
 from nopair.training.phase import State
 
 FORMAT: Final = 1

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final, runtime_checkable
 
-from nopair.config import Run, dump
+from nopair.config import Run
 from nopair.errors import OutputError
+from nopair.settings import dump
 from nopair.training import checkpoint
 from nopair.training.checkpoint import Position
 from nopair.training.metrics import MetricsFile, Record
