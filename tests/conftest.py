@@ -5,8 +5,12 @@
 - Every function and dataclass of nopair checks its annotations, tensor shapes included, when it is called.
 """
 
+import importlib.util
 import os
+import sys
 import tempfile
+from pathlib import Path
+from types import ModuleType
 
 _FOREIGN = ("NOPAIR_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DIFFUSERS_", "TORCH", "WANDB_", "TRACKIO_")
 for _name in [name for name in os.environ if name.startswith(_FOREIGN)]:
@@ -40,6 +44,19 @@ settings.load_profile("nopair")
 def pytest_unconfigure() -> None:
     """Remove the session's Hugging Face home."""
     _HOME.cleanup()
+
+
+@pytest.fixture(scope="session")
+def endpoint_server() -> ModuleType:
+    """The module `endpoint_server.py`: `--import-mode=importlib` knows no sibling modules."""
+    path = Path(__file__).with_name("endpoint_server.py")
+    spec = importlib.util.spec_from_file_location("nopair_test_endpoint_server", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

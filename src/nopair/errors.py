@@ -10,6 +10,9 @@
     ├── CheckpointError         a checkpoint is missing, incomplete or belongs to another run
     ├── TrainingError           training cannot go on: non-finite loss, too many bad steps
     ├── DataError               too many bad records, an empty source
+    ├── EndpointError           a model's server cannot be used: wrong key, address or model
+    │   ├── RefusedError        it refuses one request; others may pass
+    │   └── UnavailableError    it gives no answer, however often it is asked
     └── MissingExtraError       an optional dependency is needed; the message names the pip install
     Interrupted                 not an error: a signal asked the run to stop, and it saved and stopped
 
@@ -59,6 +62,18 @@ class TrainingError(NopairError):
 
 class DataError(NopairError):
     """The training data cannot be used."""
+
+
+class EndpointError(NopairError):
+    """A model's server cannot be used."""
+
+
+class RefusedError(EndpointError):
+    """A server refuses one request for what it asks; others may pass."""
+
+
+class UnavailableError(EndpointError):
+    """A server gives no usable answer after all attempts."""
 
 
 class MissingExtraError(NopairError):
