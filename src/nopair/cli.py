@@ -196,6 +196,35 @@ def evaluate(
     run_evaluate(model, per_category, seed, output, device)
 
 
+@app.command()
+def synthesize(
+    photos: Annotated[
+        Path, typer.Argument(metavar="PHOTOS", help="Folder of photos, with whatever folders are in it.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as verify.threshold=0.7.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DATASET", help="Folder to write the dataset to.")
+    ] = Path("dataset"),
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")
+    ] = "default",
+    until: Annotated[
+        Literal["scan", "caption", "propose", "verify", "write"],
+        typer.Option(help="Last stage to run; a later run goes on from there."),
+    ] = "write",
+) -> None:
+    """Make a training set of unlabelled photos: scan, caption, propose edits, verify them, write.
+
+    Models are asked behind OpenAI-compatible servers, such as `vllm serve`, or in this process; the recipe names them.
+    Started again, it goes on where it was stopped, and pays for no answer twice. See docs/synthesis.md.
+    """
+    from nopair.synthesis.command import run_synthesis
+
+    run_synthesis(photos, output, recipe, overrides or [], until)
+
+
 @app.command(name="import")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The authors' zimage_npedit_internvl.pt.")],

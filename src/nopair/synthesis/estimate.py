@@ -1,0 +1,57 @@
+"""What a run may cost, told before it starts: an upper bound for answers of full length that need no repetition."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from nopair.endpoints.server import Server, Usage, told_cost
+from nopair.synthesis.prompts import prompt_text
+from nopair.synthesis.recipe import LocalEngine, SynthesisRecipe
+from nopair.synthesis.stages import (
+    CAPTION,
+    CAPTION_PROMPT,
+    FREE_FORM_PROMPT,
+    PROPOSE,
+    PROPOSE_PROMPT,
+    QUESTIONS,
+    VERIFY,
+)
+
+_CHARACTERS_PER_TOKEN: Final = 3
+_TOKENS_OF_DATA: Final = 400
+"""A caption with its quotes, at its longest that is usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One stage's requests and tokens."""
+
+    stage: str
+    engine: Server | LocalEngine
+    usage: Usage
+
+    def __str__(self) -> str:
+        if isinstance(self.engine, LocalEngine):
+            return f"{self.stage}: {self.usage.requests} questions for {self.engine.path}, here"
+        return f"{self.stage}: at most {told_cost(self.engine, self.usage)} at {self.engine.url}, {self.engine.model}"
+
+
+def expected(photos: int, recipe: SynthesisRecipe) -> Iterator[Expected]:
+    """Each stage that asks, for so many photos."""
+    edits = recipe.propose.per_image + recipe.propose.free_form
+    caption = _usage(photos, [CAPTION_PROMPT], _images(recipe.caption.engine), recipe.caption.max_tokens)
+    yield Expected(CAPTION, recipe.caption.engine, caption)
+    prompts = [PROPOSE_PROMPT, *([FREE_FORM_PROMPT] if recipe.propose.free_form else [])]
+    yield Expected(PROPOSE, recipe.propose.engine, _usage(photos, prompts, 0, recipe.propose.max_tokens))
+    image = _images(recipe.verify.engine)
+    yield Expected(VERIFY, recipe.verify.engine, _usage(photos * edits, list(QUESTIONS.values()), image, 1))
+
+
+def _images(engine: Server | LocalEngine) -> int:
+    return engine.image_tokens if isinstance(engine, Server) else 0
+
+
+def _usage(items: int, prompts: list[str], image: int, answer: int) -> Usage:
+    words = sum(len(prompt_text(version).text) // _CHARACTERS_PER_TOKEN for version in prompts)
+    sent = words + len(prompts) * (_TOKENS_OF_DATA + image)
+    return Usage(requests=items * len(prompts), input_tokens=items * sent, output_tokens=items * len(prompts) * answer)

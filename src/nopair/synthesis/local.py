@@ -1,0 +1,134 @@
+"""A vision-language model in this process: the families that judge can also describe and verify.
+
+One question at a time. There is no JSON constraint here: the schema is told in words, and an answer that does not fit
+is asked for again, as any other.
+"""
+
+import asyncio
+import io
+import json
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from jinja2 import TemplateError
+from PIL import Image
+from torch import Tensor
+
+from nopair.device import choose_device
+from nopair.endpoints.messages import Ask, Picture, Reply
+from nopair.endpoints.server import Usage
+from nopair.errors import ModelError, RefusedError
+from nopair.judges.load import load_judge
+from nopair.judges.vision_language import Shown, VisionLanguageJudge
+from nopair.synthesis.recipe import LocalEngine
+from nopair.weights import resolve
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@final
+class LocalModel:
+    """A `nopair.synthesis.asking.Engine`: a checkpoint folder, opened here."""
+
+    def __init__(self, model: str, judge: VisionLanguageJudge) -> None:
+        self.name = "local"
+        self.model = model
+        self.concurrency = 1
+        self.usage = Usage()
+        self._judge = judge
+
+    @classmethod
+    def load(cls, config: LocalEngine) -> "LocalModel":
+        """Open the folder that a recipe names.
+
+        Raises:
+            ModelError, JudgeError: see `nopair.judges.load.load_judge`.
+            ConfigError: there is no such device.
+        """
+        judge = load_judge(resolve(config.path), _DTYPES[config.dtype]).to(choose_device(config.device))
+        return cls(config.path, judge)
+
+    async def chat(self, ask: Ask) -> Reply:
+        """See `Engine.chat`; computes in a thread of its own.
+
+        Raises:
+            RefusedError: the model cannot take the question, such as an image that is too large for it.
+        """
+        return await asyncio.to_thread(self._answer, ask)
+
+    @torch.no_grad()
+    def _answer(self, ask: Ask) -> Reply:
+        pixels = [_pixels(part) for part in ask.parts if isinstance(part, Picture)]
+        rows, inputs = self._inputs(ask, pixels)
+        model: Any = self._judge.model
+        sampling: dict[str, Any] = {"do_sample": False}
+        if ask.temperature:
+            sampling = {"do_sample": True, "temperature": ask.temperature}
+        with torch.random.fork_rng():
+            torch.manual_seed(ask.seed or 0)
+            made = model.generate(
+                input_ids=rows,
+                attention_mask=torch.ones_like(rows),
+                max_new_tokens=ask.max_tokens,
+                pad_token_id=self._judge.tokenizer.pad_token_id,
+                output_logits=True,
+                return_dict_in_generate=True,
+                **sampling,
+                **inputs,
+            )
+        tokens = made.sequences[0, rows.shape[1] :].tolist()
+        usage = Usage(requests=1, input_tokens=rows.shape[1], output_tokens=len(tokens))
+        self.usage += usage
+        text: Any = self._judge.tokenizer.decode(tokens, skip_special_tokens=True)
+        cut = len(tokens) >= ask.max_tokens
+        return Reply(text, usage, self._first(made.logits[0][0], ask.top) if ask.top else (), finished=not cut)
+
+    def _first(self, logits: Float[Tensor, "vocabulary"], top: int) -> tuple[tuple[str, float], ...]:
+        """The likeliest first tokens."""
+        likeliest = logits.float().log_softmax(0).topk(min(top, len(logits)))
+        words: Any = [self._judge.tokenizer.decode([token]) for token in likeliest.indices.tolist()]
+        return tuple(zip(words, likeliest.values.tolist(), strict=True))
+
+    def _inputs(self, ask: Ask, pixels: list[Float[Tensor, "1 3 height width"]]) -> tuple[Tensor, dict[str, Any]]:
+        """Token ids of the question with images spread over their tokens, [1, token], and the images' features."""
+        family, marks = self._judge.family, self._judge.family.marks
+        device = self._judge.model.device
+        ids = self._ids(ask)
+        if ids.count(marks.image) != len(pixels):
+            raise RefusedError(f"{self.model}: the question's words hold the image token, or the template drops images")
+        shown = [Shown(family.features(one.to(device))[0], one.shape[-2], one.shape[-1]) for one in pixels]
+        worth = iter(shown)
+        spread = [t for i in ids for t in ([i] * next(worth).features.shape[1] if i == marks.image else [i])]
+        rows = self._judge.prompts.rows([spread], device)
+        inputs = family.inputs(rows, shown) if shown else {}
+        # The library counts positions while it writes.
+        return rows.ids, {name: value for name, value in inputs.items() if name != "position_ids"}
+
+    def _ids(self, ask: Ask) -> list[int]:
+        tokenizer, marks = self._judge.tokenizer, self._judge.family.marks
+        system = ask.system
+        if ask.schema is not None:
+            system = f"{system}\n\nThe answer is JSON of this schema, and nothing else: {json.dumps(ask.schema)}"
+        # Some families' templates know no system message, so its words come first instead.
+        content: Any = [
+            {"type": "text", "text": f"{system}\n\n"},
+            *({"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in ask.parts),
+        ]
+        try:
+            text: Any = tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ModelError(f"{self.model}: its chat template fails ({error}); correct chat_template.jinja") from error
+        image: Any = tokenizer.convert_ids_to_tokens(marks.image)
+        spread = "".join((*marks.before, image, *marks.after))
+        return tokenizer.encode(text.replace(image, spread), add_special_tokens=False)
+
+
+def _pixels(picture: Picture) -> Float[Tensor, "1 3 height width"]:
+    """A photo as it was kept: upright sRGB without transparency."""
+    with Image.open(io.BytesIO(picture.content)) as image:
+        levels = np.array(image.convert("RGB"))
+    return torch.from_numpy(levels).permute(2, 0, 1)[None].float() / 255

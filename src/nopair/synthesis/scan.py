@@ -1,0 +1,150 @@
+"""The first stage: which photos there are, which are taken, and how they are kept.
+
+A photo that is taken is kept as an upright sRGB JPEG without metadata (a camera writes where and when it was used), at
+most so many pixels long. That file is what models see and what the dataset holds.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from nopair.data.files import IMAGE_FORMATS, is_folder, write_atomic
+from nopair.data.images import load_image
+from nopair.errors import ImageError
+from nopair.synthesis.fingerprint import Fingerprint, Seen
+from nopair.synthesis.items import Aside, Found
+from nopair.synthesis.journal import Journal
+from nopair.synthesis.recipe import ScanConfig
+from nopair.synthesis.texts import printable
+
+STAGE: Final = "scan"
+_AT_ONCE: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """Photos in order of their names, and files that are none or were left out."""
+
+    photos: tuple[Found, ...]
+    aside: tuple[Aside, ...]
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Every ordinary file below the folder, hidden ones left out, in the order of their names' bytes.
+
+    Raises:
+        ImageError: there is no such folder, or nothing in it.
+    """
+    if not is_folder(folder):
+        raise ImageError(f"{folder}: no such folder of photos; check the path")
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    if not found:
+        raise ImageError(f"{folder}: there are no files in this folder; give one with photos")
+    return sorted((path for path in found if path.is_file()), key=os.fsencode)
+
+
+def scan(
+    folder: Path, config: ScanConfig, journal: Journal, kept: Path, tick: Callable[[], None] = lambda: None
+) -> Scanned:
+    """Look at every file once; what the journal knows of an unchanged file is not looked at again.
+
+    Args:
+        kept: folder for the photos as they are kept.
+        tick: called after each file.
+
+    Raises:
+        ImageError: there is nothing in the folder.
+        OutputError: a photo cannot be kept.
+    """
+    photos: list[Found] = []
+    aside: list[Aside] = []
+    digests: set[str] = set()
+    seen = Seen(config.near)
+    for path, value in _looked_at(list_files(folder), config, journal, kept):
+        name = printable(path.relative_to(folder).as_posix())
+        tick()
+        if "reason" in value:
+            aside.append(Aside(STAGE, value["reason"], name, value["detail"]))
+            continue
+        photo = Found(value["digest"], name, kept / value["file"], Fingerprint(value["bits"], tuple(value["colour"])))
+        copy = seen.find(photo.fingerprint)
+        if photo.digest in digests:
+            aside.append(Aside(STAGE, "copy of another photo", name))
+        elif copy is not None:
+            aside.append(Aside(STAGE, "nearly the same as another photo", name, copy))
+        else:
+            digests.add(photo.digest)
+            seen.add(photo.fingerprint, name)
+            photos.append(photo)
+    return Scanned(tuple(photos), tuple(aside))
+
+
+def _looked_at(
+    files: list[Path], config: ScanConfig, journal: Journal, kept: Path
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each file with what is known of it, in order, however many are looked at at a time."""
+    waiting = iter(files)
+    with ThreadPoolExecutor(config.threads) as threads:
+        while some := list(islice(waiting, _AT_ONCE)):
+            keys = [_key(path, config) for path in some]
+            known = [journal.get(key) for key in keys]
+            known = [None if value is not None and _gone(value, kept) else value for value in known]
+            looks = [
+                threads.submit(_look, path, config, kept) if value is None else None
+                for path, value in zip(some, known, strict=True)
+            ]
+            for path, key, value, look in zip(some, keys, known, looks, strict=True):
+                if look is not None:
+                    value = look.result()
+                    journal.put(key, value)
+                assert value is not None, "known or looked at"
+                yield path, value
+
+
+def _key(path: Path, config: ScanConfig) -> str:
+    """Equal for an unchanged file and equal settings."""
+    told = path.stat()
+    settings = f"{config.min_side} {config.longest_side} {config.quality}"
+    place = os.fsencode(path.absolute()).hex()
+    return hashlib.sha256(f"{place} {told.st_size} {told.st_mtime_ns} {settings}".encode("ascii")).hexdigest()
+
+
+def _gone(value: dict[str, Any], kept: Path) -> bool:
+    return "file" in value and not (kept / value["file"]).is_file()
+
+
+def _look(path: Path, config: ScanConfig, kept: Path) -> dict[str, Any]:
+    if path.suffix.lower() not in IMAGE_FORMATS:
+        return {"reason": "no PNG, JPEG or WebP", "detail": printable(path.suffix)}
+    try:
+        content = path.read_bytes()
+        pixels = load_image(path)
+    except (ImageError, OSError) as error:
+        told = str(error).replace(str(path), "").strip(": ")
+        return {"reason": "not readable", "detail": printable(told)}
+    height, width = pixels.shape[1:]
+    if min(height, width) < config.min_side:
+        return {"reason": "too small", "detail": f"{width}x{height}"}
+    levels = (pixels.permute(1, 2, 0) * 255).round().byte().numpy()
+    image = Image.fromarray(np.ascontiguousarray(levels))
+    image.thumbnail((config.longest_side, config.longest_side), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=config.quality, subsampling=0)
+    digest = hashlib.sha256(content).hexdigest()
+    file = f"{digest[:2]}/{digest}-{config.longest_side}-{config.quality}.jpg"
+    (kept / file).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept / file, encoded.getvalue())
+    fingerprint = Fingerprint.of(image)
+    return {"digest": digest, "file": file, "bits": fingerprint.bits, "colour": list(fingerprint.colour)}

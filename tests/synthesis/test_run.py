@@ -1,0 +1,296 @@
+"""A whole synthesis against a real local server: what comes out, and what every failure does to it."""
+
+import asyncio
+import hashlib
+import io
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from nopair.data.shards import Card, read_records
+from nopair.errors import DataError, UnavailableError
+from nopair.synthesis.recipe import load_synthesis
+from nopair.synthesis.run import WORK, synthesize
+from nopair.synthesis.write import read_rejected
+
+
+def run(photos: Path, dataset: Path, recipe: Path, until: Any = "write") -> tuple[Card | None, str]:
+    """The card, and what was printed."""
+    out = io.StringIO()
+    card = asyncio.run(synthesize(photos, dataset, load_synthesis(recipe), Console(file=out, width=1000), until))
+    return card, out.getvalue()
+
+
+def contents(dataset: Path) -> dict[str, str]:
+    """Every file of a finished dataset by its digest; the journal is no part of it."""
+    files = (path for path in sorted(dataset.rglob("*")) if path.is_file() and WORK not in path.parts)
+    return {path.relative_to(dataset).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, list[Any]]:
+    """A dataset that nothing disturbed, what was printed, and what was asked."""
+    folder = tmp_path_factory.mktemp("whole")
+    with endpoint_server.serve(toy.Model(endpoint_server)) as server:
+        _, said = run(photos, folder / "dataset", toy.recipe(folder, server.url))
+    return folder / "dataset", said, server.asked
+
+
+def test_photos_become_records(toy: ModuleType, whole: tuple[Path, str, list[Any]]) -> None:
+    dataset, said, _ = whole
+    records = list(read_records(dataset))
+    assert len(records) > toy.TAKEN
+    assert len({record.id for record in records}) == len(records)
+    assert not any(record.missing for record in records)
+    for record in records:
+        assert record.source == "tests"
+        assert record.licence == "CC0-1.0"
+        assert all(score.probability >= 0.5 for score in record.scores)
+        assert [stage.stage for stage in record.stages][:2] == ["caption", "propose"]
+        assert {stage.prompt_version for stage in record.stages} >= {"caption-1", "verify-applicable-1"}
+        assert record.edited_caption != record.caption
+    assert "free-form" in {record.category for record in records}
+    assert f"scan: {toy.TAKEN} through" in said
+    for words in ("at most 0.00 USD", "answers from before", "records in"):
+        assert words in said
+
+
+def test_what_was_left_out_is_named_and_counted(whole: tuple[Path, str, list[Any]]) -> None:
+    dataset, _, _ = whole
+    aside = list(read_rejected(dataset))
+    reasons = {one.name: one.reason for one in aside if one.stage == "scan"}
+    assert reasons == {
+        "zq-cut.jpg": "not readable",
+        "zq-empty.png": "not readable",
+        "zq-lies.png": "not readable",
+        "zq-notes.txt": "no PNG, JPEG or WebP",
+        "zq-plain.jpg": "nearly the same as another photo",
+        "zq-small.png": "too small",
+        "zq-twin.png": "copy of another photo",
+    }
+    assert any(one.stage == "verify" for one in aside)
+    card = Card.read(dataset)
+    assert sum(card.dropped.values()) == len(aside)
+
+
+def test_photos_are_kept_upright_and_without_metadata(whole: tuple[Path, str, list[Any]]) -> None:
+    dataset, _, _ = whole
+    sizes = {(record.width, record.height) for record in read_records(dataset)}
+    assert (96, 80) in sizes
+    assert (80, 96) in sizes, "turned.jpg"
+    for record in read_records(dataset):
+        assert record.image.bytes is not None
+        assert b"Exif" not in record.image.bytes
+
+
+def test_no_name_of_a_file_is_in_a_question(photos: Path, whole: tuple[Path, str, list[Any]]) -> None:
+    _, _, asked = whole
+    names = [path.stem for path in photos.rglob("*.*") if len(path.stem) > 4]
+    assert len(names) > 10
+    for one in asked:
+        text = one.body.decode("ascii", "replace")
+        assert not [name for name in names if name in text or json.dumps(name)[1:-1] in text]
+
+
+def test_the_same_photos_recipe_and_answers_give_the_same_bytes(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path, whole: tuple[Path, str, list[Any]]
+) -> None:
+    """However many questions are under way at a time, and whatever fails on the way."""
+    with endpoint_server.serve(toy.flaky(toy.Model(endpoint_server), endpoint_server)) as server:
+        run(photos, tmp_path / "dataset", toy.recipe(tmp_path, server.url, verify__engine__concurrency=1))
+    assert len(server.asked) > len(whole[2]), "failures were tried again"
+    assert contents(tmp_path / "dataset") == contents(whole[0])
+
+
+def test_a_second_run_asks_nothing(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path, whole: tuple[Path, str, list[Any]]
+) -> None:
+    with endpoint_server.serve(toy.Model(endpoint_server)) as server:
+        recipe = toy.recipe(tmp_path, server.url)
+        for until in ("scan", "caption", "propose", "verify", "write"):
+            run(photos, tmp_path / "dataset", recipe, until)
+        assert len(server.asked) == len(whole[2])
+        _, said = run(photos, tmp_path / "dataset", recipe)
+    assert len(server.asked) == len(whole[2])
+    assert "caption: 0.00 USD (0 answers" in said
+    assert contents(tmp_path / "dataset") == contents(whole[0])
+
+
+# What strangers can say -----------------------------------------------------------------------------------------------
+
+
+def test_answers_that_are_none_are_asked_for_again_then_counted_and_kept_aside(
+    toy: ModuleType, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """Each photo's caption is another adversarial answer, always; one photo is described well."""
+    (tmp_path / "photos").mkdir()
+    for seed in range(len(toy.ADVERSARIAL) + 1):
+        toy.scene(seed).save(tmp_path / "photos" / f"{seed:02}.png")
+    model = toy.Model(endpoint_server)
+    told: dict[bytes, str] = {}
+
+    def script(asked: Any) -> Any:
+        if "describe photos" not in asked.system:
+            return model(asked)
+        image = asked.images[0]
+        if image not in told:
+            told[image] = toy.ADVERSARIAL[len(told)] if len(told) < len(toy.ADVERSARIAL) else ""
+        return endpoint_server.Say(told[image]) if told[image] or len(told) <= 2 else model(asked)
+
+    with endpoint_server.serve(script) as server:
+        recipe = toy.recipe(tmp_path, server.url, caption__engine__concurrency=1, verify__threshold=0.0)
+        run(tmp_path / "photos", tmp_path / "dataset", recipe)
+    asked = [one for one in server.asked if "describe photos" in one.system]
+    assert len(asked) == 3 * len(toy.ADVERSARIAL) + 1
+    assert len({one.json["seed"] for one in asked}) == len(asked), "a repeated question has another seed"
+    aside = [one for one in read_rejected(tmp_path / "dataset") if one.stage == "caption"]
+    assert len(aside) == len(toy.ADVERSARIAL)
+    assert {one.reason for one in aside} == {"answer not of the form asked for"}
+    assert len({record.image_hash for record in read_records(tmp_path / "dataset")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        ({"category": "nothing"}, "kind of edit not asked for"),
+        ({"category": "remove", "object": " "}, "removal without an object"),
+        ({"instruction": "the same"}, "instruction given twice"),
+    ],
+)
+def test_edits_that_break_the_rules_are_set_aside(
+    toy: ModuleType, endpoint_server: ModuleType, tmp_path: Path, edit: dict[str, str], reason: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    toy.scene(1).save(tmp_path / "photos" / "a.png")
+    model = toy.Model(endpoint_server)
+
+    def script(asked: Any) -> Any:
+        answer = model(asked)
+        if "image editor." not in asked.system or "write" not in asked.system:
+            return answer
+        edits = json.loads(answer.text)["edits"]
+        return model.say({"edits": [*(one | edit for one in edits), edits[1]]})
+
+    with endpoint_server.serve(script) as server:
+        changes = {"propose__categories": ["remove", "add"], "propose__per_image": 2, "propose__free_form": 0}
+        recipe = toy.recipe(tmp_path, server.url, verify__threshold=0.0, **changes)
+        run(tmp_path / "photos", tmp_path / "dataset", recipe)
+    assert reason in {one.reason for one in read_rejected(tmp_path / "dataset")}
+
+
+def test_a_caption_that_gives_orders_stays_data(toy: ModuleType, endpoint_server: ModuleType, tmp_path: Path) -> None:
+    """What is asked about an injected caption is byte for byte what is asked about a harmless one, except the data."""
+    (tmp_path / "photos").mkdir()
+    toy.scene(1).save(tmp_path / "photos" / "a.png")
+    asked: dict[str, list[Any]] = {}
+    for caption in ("A red block.", toy.INJECTION):
+        model = toy.Model(endpoint_server)
+
+        def script(one: Any, caption: str = caption, model: Any = model) -> Any:
+            if "describe photos" in one.system:
+                return model.say({"caption": caption, "subject": caption[:90]})
+            return model(one)
+
+        folder = tmp_path / str(len(asked))
+        folder.mkdir()
+        with endpoint_server.serve(script) as server:
+            run(tmp_path / "photos", folder / "dataset", toy.recipe(folder, server.url, verify__threshold=0.0))
+        asked[caption] = server.asked
+    plain, injected = ([one for one in asked[caption] if "write instructions" in one.system] for caption in asked)
+    assert len(plain) == len(injected) == 2
+    for one, other in zip(plain, injected, strict=True):
+        assert one.system == other.system
+        assert one.text.count("\n") == other.text.count("\n") == 0, "the data is one line"
+        assert json.loads(one.text).keys() == json.loads(other.text).keys()
+        assert not set("<>|[]`\u202e") & set(other.text), "nothing a chat template is made of"
+        strip = lambda body: {**body, "messages": body["messages"][0]}  # noqa: E731
+        assert strip(one.json) == strip(other.json)
+    assert any("Ignore all rules." in json.loads(one.text)["caption"] for one in injected)
+
+
+# A server that fails --------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_down_ends_the_run_after_few_attempts(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path
+) -> None:
+    with endpoint_server.serve(lambda _: endpoint_server.Fail(500)) as server:
+        recipe = toy.recipe(tmp_path, server.url, caption__engine__attempts=2, caption__engine__concurrency=2)
+        with pytest.raises(UnavailableError, match="after 2 attempts"):
+            run(photos, tmp_path / "dataset", recipe)
+    assert len(server.asked) <= 2 * (toy.TAKEN + 2)
+
+
+def test_questions_left_open_stop_the_run_and_are_asked_again(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path, whole: tuple[Path, str, list[Any]]
+) -> None:
+    model = toy.Model(endpoint_server)
+    broken = True
+
+    def script(asked: Any) -> Any:
+        return endpoint_server.Fail(500) if broken and asked.number > 4 else model(asked)
+
+    with endpoint_server.serve(script) as server:
+        recipe = toy.recipe(tmp_path, server.url, caption__engine__attempts=1, caption__engine__concurrency=1)
+        with pytest.raises(UnavailableError, match="5 of 10 are without an answer"):
+            run(photos, tmp_path / "dataset", recipe)
+        assert not (tmp_path / "dataset" / "dataset.json").exists()
+        broken = False
+        run(photos, tmp_path / "dataset", recipe)
+    assert contents(tmp_path / "dataset") == contents(whole[0])
+    assert len(server.answered) == len(whole[2])
+
+
+def test_questions_may_be_left_open_if_the_recipe_says_so(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path
+) -> None:
+    model = toy.Model(endpoint_server)
+    with endpoint_server.serve(lambda one: endpoint_server.Fail(500) if one.number == 3 else model(one)) as server:
+        changes = {"caption__engine__attempts": 1, "caption__engine__concurrency": 1, "unanswered": 0.1}
+        card, _ = run(photos, tmp_path / "dataset", toy.recipe(tmp_path, server.url, **changes))
+    assert card is not None
+    assert card.dropped["caption: no answer"] == 1
+
+
+def test_a_server_that_refuses_everything_is_told(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path
+) -> None:
+    refusal = endpoint_server.Fail(400, message="no response_format here")
+    with endpoint_server.serve(lambda _: refusal) as server, pytest.raises(DataError, match="no response_format here"):
+        run(photos, tmp_path / "dataset", toy.recipe(tmp_path, server.url))
+
+
+def test_the_key_is_nowhere_in_the_dataset(
+    toy: ModuleType,
+    endpoint_server: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even in the journal, and not even if the model repeats it."""
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("TOY_KEY", key)
+    (tmp_path / "photos").mkdir()
+    toy.scene(1).save(tmp_path / "photos" / "a.png")
+    model = toy.Model(endpoint_server)
+
+    def script(asked: Any) -> Any:
+        if "describe photos" in asked.system:
+            return model.say({"caption": f"A block, {asked.headers['authorization']}.", "subject": ""})
+        return model(asked)
+
+    with endpoint_server.serve(script) as server:
+        changes = {f"{stage}__engine__key_variable": "TOY_KEY" for stage in ("caption", "propose", "verify")}
+        recipe = toy.recipe(tmp_path, server.url, verify__threshold=0.0, **changes)
+        _, said = run(tmp_path / "photos", tmp_path / "dataset", recipe)
+    assert all(one.headers["authorization"] == f"Bearer {key}" for one in server.asked)
+    files = [path for path in (tmp_path / "dataset").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert key not in said
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+    assert any("[key]" in (record.caption or "") for record in read_records(tmp_path / "dataset"))
