@@ -100,7 +100,7 @@ Script = Callable[[Asked], Answer]
 
 
 class EndpointServer:
-    """What a test sees of a running server. `asked` and `answered`, those with status 200, grow."""
+    """What a test sees of a running server. `asked` and `answered`, those with a whole answer, grow."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -170,7 +170,7 @@ def _handler_of(server: EndpointServer) -> type[BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             asked = server.arrive(self.path, headers, body)
             answer = server.script(asked)
-            server.leave(asked, answered=isinstance(answer, Say | Draw | Raw))
+            server.leave(asked, answered=isinstance(answer, Say | Draw))
             self._send(answer, asked)
 
         def _send(self, answer: Answer, asked: Asked) -> None:

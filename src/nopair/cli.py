@@ -332,6 +332,27 @@ def validate(
     run_validate(dataset)
 
 
+@data.command()
+def inspect(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")],
+    benchmark: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="A benchmark that must not be in it, such as GEdit-Bench; repeat for more."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PAGE", help="Page to write; DATASET/inspection.html.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Records on the page.")] = 60,
+    seed: Seed = 0,
+) -> None:
+    """Count what is in a dataset, find what a benchmark would leak into it, and write a page to browse a sample."""
+    from nopair.synthesis.inspect_command import run_inspection
+
+    run_inspection(dataset, benchmark or [], output, samples, seed)
+
+
 @tiny.command()
 def build(
     part: Annotated[Literal["vae", "base", "judge", "editor", "all"], typer.Argument(help="What to build.")] = "all",

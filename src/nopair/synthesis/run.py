@@ -73,7 +73,7 @@ async def synthesize(
     aside = list(scanned.aside)
     _tell(console, SCAN, len(scanned.photos), scanned.aside)
     for one in expected(len(scanned.photos), recipe):
-        console.print(str(one), markup=False, highlight=False)
+        _say(console, str(one))
     if until == "scan":
         return None
     with Journal(work.answers) as journal:
@@ -103,7 +103,9 @@ def finish(
         )
     card = write(dataset, kept, aside, recipe, identity(recipe.caption.engine), identity(recipe.verify.engine))
     counts = ", ".join(f"{name} {count}" for name, count in card.categories.items())
-    console.print(f"write: {card.records} records in {dataset} ({counts})", markup=False, highlight=False)
+    console.print(
+        f"write: {card.records} records in {dataset} ({counts})", markup=False, highlight=False, soft_wrap=True
+    )
     return card
 
 
@@ -188,7 +190,9 @@ async def _stage(
 
         with progress(name, len(items), console) as tick:
             results = await over(items, work(asker), engine.concurrency, lambda: tick(said()))
-        console.print(f"{name}: {said()}, {asker.reused} answers from before", markup=False, highlight=False)
+        console.print(
+            f"{name}: {said()}, {asker.reused} answers from before", markup=False, highlight=False, soft_wrap=True
+        )
     left = [one for one in results if isinstance(one, UnavailableError)]
     if len(left) > recipe.unanswered * len(items):
         raise UnavailableError(
@@ -211,8 +215,8 @@ def _of(kind: type[R], items: Sequence[object]) -> list[R]:
 
 def _tell(console: Console, stage: str, through: int, aside: Sequence[Aside]) -> None:
     reasons = ", ".join(f"{name.partition(': ')[2]} {count}" for name, count in counted(aside).items())
-    console.print(
-        f"{stage}: {through} through, {len(aside)} set aside{f' ({reasons})' if reasons else ''}",
-        markup=False,
-        highlight=False,
-    )
+    _say(console, f"{stage}: {through} through, {len(aside)} set aside{f' ({reasons})' if reasons else ''}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
