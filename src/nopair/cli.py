@@ -337,9 +337,7 @@ def inspect(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")],
     benchmark: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FOLDER", help="A benchmark that must not be in it, such as GEdit-Bench; repeat for more."
-        ),
+        typer.Option(metavar="FOLDER", help="A benchmark that must not be in it, such as GEdit-Bench. Repeatable."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PAGE", help="Page to write; DATASET/inspection.html.")

@@ -39,9 +39,7 @@ def run_inspection(dataset: Path, benchmarks: Sequence[Path], page: Path | None,
         _say(console, f"mind: {count} records have a {what} of {benchmark}")
     if known and not found.leaked:
         _say(console, f"nothing of {', '.join(one.name for one in known)} is in it")
-    _say(
-        console, f"{found.photos} photos, {found.near_photos} nearly the same as another, {found.unreadable} unreadable"
-    )
+    _say(console, f"{found.photos} photos, {found.near_photos} nearly as another, {found.unreadable} unreadable")
     _say(console, f"{found.twice} records ask the same of the same photo as another")
     _say(console, f"to browse: {place}")
 

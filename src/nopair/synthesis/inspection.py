@@ -1,9 +1,10 @@
-"""What is in a dataset, counted: `nopair data inspect`. One pass over the records; pictures are held as fingerprints."""
+"""What is in a dataset, counted: `nopair data inspect`. One pass over the records; of pictures, bits are held."""
 
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -129,7 +130,7 @@ def kind(instructions: Sequence[str]) -> Kind:
     """Length and diversity of some instructions; there is at least one."""
     split = [plain(instruction).split() for instruction in instructions]
     lengths = sorted(map(len, split))
-    pairs = [pair for one in split for pair in zip(one, one[1:], strict=False)]
+    pairs = [pair for one in split for pair in pairwise(one)]
     return Kind(
         records=len(instructions),
         shortest=lengths[0],

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nopair.data.files import IMAGE_FORMATS, is_folder
 from nopair.errors import DataError
@@ -54,8 +54,6 @@ def picture_of(content: bytes) -> Fingerprint | None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
@@ -92,8 +90,8 @@ def _cells(path: Path) -> Iterator[tuple[bytes | None, str | None]]:
         elif suffix == ".json":
             yield from ((None, text) for text in _texts(json.loads(path.read_text(encoding="utf-8"))))
         elif suffix == ".jsonl":
-            for line in path.read_text(encoding="utf-8").splitlines():
-                yield from ((None, text) for text in _texts(json.loads(line)) if line.strip())
+            for line in filter(str.strip, path.read_text(encoding="utf-8").split("\n")):
+                yield from ((None, text) for text in _texts(json.loads(line)))
         elif suffix in (".parquet", ".arrow"):
             for batch in _batches(path):
                 for row in batch.to_pylist():

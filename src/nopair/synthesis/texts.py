@@ -28,8 +28,8 @@ def _quoted(text: str) -> str:
 
 def tidy(text: str) -> str:
     """A text on one line: line ends and runs of spaces are one space, characters that print nothing are gone."""
-    spaced = " ".join(text.split())
-    return "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cn", "Cs")).strip()
+    shown = (c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cn", "Cs"))
+    return " ".join("".join(shown).split())
 
 
 def printable(name: str) -> str:

@@ -1,0 +1,168 @@
+"""What is told of a dataset: counts, copies, leaks, and a page on which strangers' words stay words."""
+
+import io
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from nopair.cli import app
+from nopair.data.records import Photo, Record, measure
+from nopair.data.shards import write_dataset
+from nopair.errors import DataError
+from nopair.synthesis.inspect_command import tables
+from nopair.synthesis.inspection import inspect
+from nopair.synthesis.items import Aside
+from nopair.synthesis.leaks import Benchmark, plain, read_benchmark
+from nopair.synthesis.write import write_rejected
+
+SCRIPT = "<script>alert(1)</script> make it \"red\" & 'bold' {{ 7 * 7 }}"
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **settings)
+    return content.getvalue()
+
+
+def record(number: int, content: bytes, instruction: str, category: str | None = "add", **more: Any) -> Record:
+    measured = measure(content, "photo")
+    return Record(
+        id=str(number),
+        image=Photo(bytes=content),
+        height=measured.height,
+        width=measured.width,
+        image_hash=measured.image_hash,
+        image_length=measured.image_length,
+        instruction=instruction,
+        category=category,  # pyright: ignore[reportArgumentType]
+        source="tests",
+        licence="CC0-1.0",
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five records of four photos, one of them a copy; one question twice; two kinds of edit and one unknown."""
+    folder = tmp_path_factory.mktemp("inspected") / "set"
+    first, second, third = (encoded(toy.scene(seed)) for seed in (1, 2, 3))
+    copy = encoded(toy.scene(1).resize((120, 100)), "JPEG", quality=80)
+    write_dataset(
+        folder,
+        [
+            record(0, first, "add a hat", caption="a", edited_caption="b", subject="hat"),
+            record(1, first, "Add a HAT."),
+            record(2, second, "remove the very red hat", "remove", subject="hat"),
+            record(3, copy, SCRIPT, None),
+            record(4, third, "add a big blue boat to the lake"),
+        ],
+    )
+    write_rejected(folder, [Aside("scan", "too small", "<b>.png"), Aside("scan", "too small", "b")])
+    return folder
+
+
+def benchmark(tmp_path: Path, **files: bytes) -> Benchmark:
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_bytes(content)
+    return read_benchmark(folder)
+
+
+def test_everything_is_counted(dataset: Path) -> None:
+    found = inspect(dataset, [], 10, 0)
+    assert {name: kind.records for name, kind in found.kinds.items()} == {
+        "all": 5,
+        "add": 3,
+        "not given": 1,
+        "remove": 1,
+    }
+    assert (found.photos, found.near_photos, found.unreadable, found.twice) == (4, 1, 0, 1)
+    add = found.kinds["add"]
+    assert (add.shortest, add.median, add.longest) == (3, 3, 8)
+    assert add.distinct == pytest.approx(2 / 3)
+    assert add.pairs == pytest.approx(8 / 11)
+    assert found.rejected == {"scan: too small": 2}
+    assert found.missing == {"caption": 4, "category": 1, "edited_caption": 4, "subject": 3}
+    assert not found.leaks
+
+
+def test_a_sample_is_fair_to_rare_kinds_and_follows_the_seed(dataset: Path) -> None:
+    taken = inspect(dataset, [], 3, 0).samples
+    assert sorted(one.record.category or "" for one in taken) == ["", "add", "remove"]
+    assert taken == inspect(dataset, [], 3, 0).samples
+    assert len(inspect(dataset, [], 100, 0).samples) == 5
+
+
+def test_a_picture_of_a_benchmark_is_found_though_it_was_scaled_and_compressed(
+    toy: ModuleType, dataset: Path, tmp_path: Path
+) -> None:
+    other = encoded(toy.scene(2).resize((200, 170)), "JPEG", quality=60)
+    known = benchmark(tmp_path, a__jpg=other, b__png=encoded(toy.scene(77)), c__png=b"broken")
+    assert known.unreadable == 1
+    found = inspect(dataset, [known], 1, 0)
+    assert found.leaked == {("bench", "picture"): 1}
+    assert [leak.record for leak in found.leaks] == ["2"]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "parquet"])
+def test_an_instruction_of_a_benchmark_is_found_in_whatever_form_it_comes(
+    toy: ModuleType, dataset: Path, tmp_path: Path, form: str
+) -> None:
+    row = {"instruction": "add a hat!", "task_type": "remove the very red hat"}
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row | {"input_image": {"bytes": encoded(toy.scene(3)), "path": None}}]), table)
+    contents = {
+        "json": json.dumps({"1": row, "2": {"prompt": ["nothing like it"]}}).encode(),
+        "jsonl": (json.dumps(row) + "\n\n").encode(),
+        "parquet": table.getvalue(),
+    }
+    found = inspect(dataset, [benchmark(tmp_path, **{f"a__{form}": contents[form]})], 1, 0)
+    wanted = {("bench", "instruction"): 2}
+    assert found.leaked == (wanted | {("bench", "picture"): 1} if form == "parquet" else wanted)
+    assert {leak.record for leak in found.leaks if leak.what == "instruction"} == {"0", "1"}
+
+
+@pytest.mark.parametrize("files", [{}, {"a__txt": b"x"}, {"a__json": b"{"}, {"a__parquet": b"x"}, {"a__arrow": b"x"}])
+def test_what_is_no_benchmark_is_an_error(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with pytest.raises(DataError, match="bench"):
+        benchmark(tmp_path, **files)
+
+
+def test_instructions_are_one_whatever_their_case_and_stops() -> None:
+    assert plain("  Add a\tHAT!") == plain("add a hat") != plain("add a cap")
+
+
+def test_the_command_prints_tables_and_writes_a_page_that_runs_nothing(
+    toy: ModuleType, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "GEdit").mkdir()
+    (tmp_path / "GEdit" / "a.png").write_bytes(encoded(toy.scene(2)))
+    page = tmp_path / "page.html"
+    asked = ["data", "inspect", str(dataset), "--benchmark", str(tmp_path / "GEdit"), "-o", str(page)]
+    result = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert result.exit_code == 0
+    for words in ("scan: too small", "not given", "mind: 1 records have a picture of GEdit", "1 records ask the same"):
+        assert words in result.output
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; make it &#34;red&#34; &amp; &#39;bold&#39; {{ 7 * 7 }}" in text
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    assert text.count("data:image/jpeg;base64,") == 5
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(dataset: Path) -> None:
+    found = inspect(dataset, [], 1, 0)
+    out = io.StringIO()
+    for table in tables(found):
+        Console(file=out).print(table)
+    assert "scan: too small" in out.getvalue()
