@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from nopair.cli import app
 from nopair.data.shards import Card, read_records
 from nopair.errors import DataError, UnavailableError
 from nopair.synthesis.recipe import load_synthesis
 from nopair.synthesis.run import WORK, synthesize
 from nopair.synthesis.write import read_rejected
+from nopair.training.run import EDITOR
 
 
 def run(photos: Path, dataset: Path, recipe: Path, until: Any = "write") -> tuple[Card | None, str]:
@@ -294,3 +297,28 @@ def test_the_key_is_nowhere_in_the_dataset(
     assert key not in said
     assert not [path for path in files if key.encode() in path.read_bytes()]
     assert any("[key]" in (record.caption or "") for record in read_records(tmp_path / "dataset"))
+
+
+# From a folder of photos to an editor ---------------------------------------------------------------------------------
+
+
+def test_photos_become_a_dataset_become_training_steps(
+    toy: ModuleType, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """By the commands a user types: real photos and generated ones, a server that fails in every way, two steps."""
+    folder = toy.photos(tmp_path / "photos", real=True)
+    dataset = tmp_path / "dataset"
+    with endpoint_server.serve(toy.flaky(toy.Model(endpoint_server), endpoint_server)) as server:
+        recipe = toy.recipe(tmp_path, server.url, propose__per_image=2)
+        asked = ["synthesize", str(folder), "-o", str(dataset), "--recipe", str(recipe), "verify.threshold=0.4"]
+        result = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert result.exit_code == 0
+    photos = {record.image_hash for record in read_records(dataset)}
+    assert len(photos) > toy.TAKEN, "real photos got through, too"
+    assert CliRunner().invoke(app, ["data", "validate", str(dataset)], catch_exceptions=False).exit_code == 0
+    data = f"{{source: photos, path: {json.dumps(str(dataset))}, height: 64, width: 64}}"
+    steps = ["threads=1", "warmup.steps=1", "warmup.batch=2", "npedit.steps=1", "npedit.batch=2", "npedit.fake_steps=1"]
+    quiet = ["logging.sample_scenes=1", f"output={tmp_path / 'run'}", f"data={data}"]
+    trained = CliRunner().invoke(app, ["train", "demo", *steps, *quiet], catch_exceptions=False)
+    assert trained.exit_code == 0
+    assert (tmp_path / "run" / EDITOR / "nopair.json").is_file()
