@@ -214,6 +214,10 @@ def synthesize(
         Literal["scan", "caption", "propose", "verify", "write"],
         typer.Option(help="Last stage to run; a later run goes on from there."),
     ] = "write",
+    ray: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="PARTS", help="Ask from a Ray cluster (RAY_ADDRESS), the photos in so many parts."),
+    ] = None,
 ) -> None:
     """Make a training set of unlabelled photos: scan, caption, propose edits, verify them, write.
 
@@ -222,7 +226,7 @@ def synthesize(
     """
     from nopair.synthesis.command import run_synthesis
 
-    run_synthesis(photos, output, recipe, overrides or [], until)
+    run_synthesis(photos, output, recipe, overrides or [], until, ray)
 
 
 @app.command(name="import")

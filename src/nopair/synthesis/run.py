@@ -20,7 +20,7 @@ from nopair.synthesis.items import Aside, Described, Found, Proposed, Verified
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import LocalEngine, ServerEngine, SynthesisRecipe
 from nopair.synthesis.scan import STAGE as SCAN
-from nopair.synthesis.scan import list_files, scan
+from nopair.synthesis.scan import Scanned, list_files, scan
 from nopair.synthesis.stages import CAPTION, PROPOSE, VERIFY, describe, propose, verify
 from nopair.synthesis.write import counted, write
 
@@ -65,31 +65,51 @@ async def synthesize(
         OutputError, DataError: the dataset or a journal cannot be written or read; or nothing was kept.
     """
     work = Work(dataset / WORK)
+    scanned = look_through(photos, work, recipe, console)
+    if until == "scan":
+        return None
+    with Journal(work.answers) as journal:
+        kept, aside = await ask_all(scanned.photos, journal, recipe, console, until)
+    if until != "write":
+        return None
+    return finish(dataset, kept, [*scanned.aside, *aside], recipe, console)
+
+
+def look_through(photos: Path, work: Work, recipe: SynthesisRecipe, console: Console) -> Scanned:
+    """The first stage, and what the others may cost.
+
+    Raises:
+        ImageError, OutputError, DataError: see `synthesize`.
+    """
     make_folder(work.folder)
     write_atomic(work.folder / "recipe.yaml", dump(recipe).encode("utf-8"))
     files = len(list_files(photos))
     with Journal(work.scanned) as journal, progress(SCAN, files, console) as tick:
         scanned = scan(photos, recipe.scan, journal, work.kept, lambda: tick(""))
-    aside = list(scanned.aside)
     _tell(console, SCAN, len(scanned.photos), scanned.aside)
     for one in expected(len(scanned.photos), recipe):
         _say(console, str(one))
-    if until == "scan":
-        return None
-    with Journal(work.answers) as journal:
-        described = await _describe(scanned.photos, journal, recipe, console)
-        aside += _of(Aside, described)
-        if until == "caption":
-            return None
-        proposed = await _propose(_of(Described, described), journal, recipe, console)
-        aside += _of(Aside, proposed)
-        if until == "propose":
-            return None
-        verified = await _verify(_of(Proposed, proposed), journal, recipe, console)
-        aside += _of(Aside, verified)
-    if until == "verify":
-        return None
-    return finish(dataset, _of(Verified, verified), aside, recipe, console)
+    return scanned
+
+
+async def ask_all(
+    photos: Sequence[Found], journal: Journal, recipe: SynthesisRecipe, console: Console, until: Until = "write"
+) -> tuple[list[Verified], list[Aside]]:
+    """The stages that ask, up to `until`: edits that passed, by photo, and what was set aside, by stage and photo.
+
+    Raises:
+        ConfigError, MissingExtraError, ModelError, JudgeError, EndpointError, OutputError, DataError: see `synthesize`.
+    """
+    described = await _describe(photos, journal, recipe, console)
+    aside = _of(Aside, described)
+    if until == "caption":
+        return [], aside
+    proposed = await _propose(_of(Described, described), journal, recipe, console)
+    aside += _of(Aside, proposed)
+    if until == "propose":
+        return [], aside
+    verified = await _verify(_of(Proposed, proposed), journal, recipe, console)
+    return _of(Verified, verified), aside + _of(Aside, verified)
 
 
 def finish(
