@@ -43,19 +43,24 @@ def synthesize_on_ray(photos: Path, dataset: Path, recipe: SynthesisRecipe, cons
         raise MissingExtraError("ray", "ray") from None
     work = Work((dataset / WORK).absolute())
     scanned = look_through(photos, work, recipe, console)
-    rows = [
-        {"part": part, "photos": _PHOTOS.dump_json(chosen).decode()}
-        for part in range(parts)
-        if (chosen := tuple(photo for photo in scanned.photos if int(photo.digest[:8], 16) % parts == part))
-    ]
+    rows = part_rows(scanned.photos, parts)
+    if not rows:
+        return finish(dataset, [], scanned.aside, recipe, console)  # which tells that nothing got through
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_work(work.folder, recipe, parts)).take_all()
-    kept, aside = _in_order(results, scanned.photos)
+    waiting = ray.data.from_items(rows, override_num_blocks=len(rows))
+    results = waiting.map(part_work(work.folder, recipe, parts)).take_all()
+    kept, aside = in_order(results, scanned.photos)
     return finish(dataset, kept, [*scanned.aside, *aside], recipe, console)
 
 
-def _work(folder: Path, recipe: SynthesisRecipe, parts: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def part_rows(photos: Sequence[Found], parts: int) -> list[dict[str, Any]]:
+    """The photos as rows, one for each part that has any."""
+    chosen = {part: tuple(one for one in photos if int(one.digest[:8], 16) % parts == part) for part in range(parts)}
+    return [{"part": part, "photos": _PHOTOS.dump_json(some).decode()} for part, some in chosen.items() if some]
+
+
+def part_work(folder: Path, recipe: SynthesisRecipe, parts: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What a machine does with one part. Errors come back as words: Ray would wrap them in a traceback."""
     settings = recipe.model_dump_json()
 
@@ -78,7 +83,7 @@ async def _part(photos: Sequence[Found], journal: Path, recipe: SynthesisRecipe)
         return await ask_all(photos, answers, recipe, Console(file=io.StringIO()))
 
 
-def _in_order(results: list[dict[str, Any]], photos: Sequence[Found]) -> tuple[list[Verified], list[Aside]]:
+def in_order(results: list[dict[str, Any]], photos: Sequence[Found]) -> tuple[list[Verified], list[Aside]]:
     """All parts' results in the order in which one machine would have them."""
     for result in results:
         if result["error"]:
