@@ -23,10 +23,8 @@ SHIPPED = {
 
 
 def test_a_prompt_never_changes_under_its_version() -> None:
-    files = importlib.resources.files("nopair.synthesis.prompts").iterdir()
-    found = {
-        file.name[:-4]: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files if ".txt" in file.name
-    }
+    files = [file for file in importlib.resources.files("nopair.synthesis.prompts").iterdir() if ".txt" in file.name]
+    found = {file.name[:-4]: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
     assert found == SHIPPED
     used = {stages.CAPTION_PROMPT, stages.PROPOSE_PROMPT, stages.FREE_FORM_PROMPT, *stages.QUESTIONS.values()}
     assert used <= SHIPPED.keys()
