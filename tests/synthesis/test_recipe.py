@@ -8,8 +8,8 @@ import pytest
 from nopair.errors import ConfigError
 from nopair.settings import dump, parse
 from nopair.synthesis import stages
-from nopair.synthesis.prompts import prompt_text
 from nopair.synthesis.recipe import EDITS, ServerEngine, SynthesisRecipe, load_synthesis
+from nopair.synthesis.wording import prompt_text
 
 SHIPPED = {
     "caption-1": "e6ce107539b343dc",

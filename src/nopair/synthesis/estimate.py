@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from nopair.endpoints.server import Server, Usage, told_cost
-from nopair.synthesis.prompts import prompt_text
 from nopair.synthesis.recipe import LocalEngine, SynthesisRecipe
 from nopair.synthesis.stages import (
     CAPTION,
@@ -16,6 +15,7 @@ from nopair.synthesis.stages import (
     QUESTIONS,
     VERIFY,
 )
+from nopair.synthesis.wording import prompt_text
 
 _CHARACTERS_PER_TOKEN: Final = 3
 _TOKENS_OF_DATA: Final = 400

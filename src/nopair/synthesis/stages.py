@@ -14,9 +14,9 @@ from nopair.data.records import Score, Stage
 from nopair.endpoints.messages import Ask, Picture, yes_probability
 from nopair.synthesis.asking import Answer, Asker, UnusableError
 from nopair.synthesis.items import Aside, Described, Found, Proposed, Verified
-from nopair.synthesis.prompts import PromptText, prompt_text
 from nopair.synthesis.recipe import FREE_FORM, CaptionConfig, ProposeConfig, SynthesisRecipe, VerifyConfig
 from nopair.synthesis.texts import as_data, tidy
+from nopair.synthesis.wording import PromptText, prompt_text
 
 CAPTION: Final = "caption"
 PROPOSE: Final = "propose"
