@@ -123,7 +123,7 @@ class Ledger(TorchDispatchMode):
         if tensor.device.type != self._device:
             return
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage._cdata  # pyright: ignore[reportPrivateUsage] (the meta device has no addresses)
         known = self._known.get(key)
         if known is not None:
             reference, owner, size = known

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from nopair.config import PhaseConfig, Recipe, dump, parse_recipe
+from nopair.config import PhaseConfig, Recipe, parse_recipe
 from nopair.errors import ConfigError
 from nopair.planning.cards import Throughput
 from nopair.planning.ledger import TEMPORARY
@@ -21,6 +21,7 @@ from nopair.planning.rehearsal import (
     Rehearsal,
     rehearse,
 )
+from nopair.settings import dump
 
 GIB: Final = 2**30
 RESERVE: Final = 0.08

@@ -133,8 +133,8 @@ def _own_frozen(ledger: Ledger, recipe: Recipe, models: _Models) -> dict[str, in
 def _own_transformers(ledger: Ledger, roles: Roles) -> None:
     """Tell the ledger whose the transformers' weights are."""
     if isinstance(roles, FullRoles):
-        for role, backbone in (("student", roles.student), ("teacher", roles.teacher), ("fake", roles.fake)):
-            ledger.own(_tensors(backbone.transformer), f"{WEIGHTS}{NAMES[role]}")
+        for role, backbone in zip(NAMES.values(), (roles.student, roles.teacher, roles.fake), strict=True):
+            ledger.own(_tensors(backbone.transformer), f"{WEIGHTS}{role}")
         return
     ledger.own(_tensors(roles.teacher.transformer), f"{WEIGHTS}transformer")
     for role in TRAINED:
