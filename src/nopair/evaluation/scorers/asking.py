@@ -1,0 +1,222 @@
+"""Questions about edits, put to a judge many at a time, each answer kept as it comes."""
+
+import asyncio
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from nopair.data.images import encode, load_image
+from nopair.endpoints.messages import Ask, Picture
+from nopair.endpoints.server import Usage, told_cost
+from nopair.errors import DataError, ImageError, RefusedError, UnavailableError
+from nopair.evaluation.benchmarks.base import Item
+from nopair.evaluation.scorers.judge import Asked, ScoringJudge
+from nopair.evaluation.scorers.reply import Unreadable, read_scores
+from nopair.evaluation.scorers.rubric import Rubric, Template
+from nopair.evaluation.scorers.rules import Marks, Rule
+from nopair.evaluation.scorers.store import Record, Store
+
+SYSTEM: Final = "You judge edited images."
+MOST_FAILURES: Final = 8
+"""In a row, for each request that may be under way: then the server is taken to be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An item and one editor's output of it."""
+
+    editor: str
+    item: Item
+    output: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What will be asked about a task. `key` is a digest of all of it."""
+
+    key: str
+    task: Task
+    template: Template
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedScorer:
+    """A rubric, how its answers become marks, and the judge who answers."""
+
+    rubric: Rubric
+    rule: Rule
+    judge: ScoringJudge
+
+    def questions(self, tasks: Sequence[Task]) -> Iterator[Question]:
+        """All that is to be asked, without what the rubric has no words for.
+
+        Raises:
+            DataError: an output's file cannot be read.
+        """
+        for task in tasks:
+            shown = _file_digest(task.item.source), _file_digest(task.output)
+            for template in self.rubric.questions:
+                prompt = self.rubric.prompt(template, task.item.category, task.item.instruction)
+                if prompt is not None:
+                    yield Question(self._key(template, prompt, shown), task, template, prompt)
+
+    def _key(self, template: Template, prompt: str, shown: tuple[str, str]) -> str:
+        judge = [self.judge.name, self.judge.version, self.judge.most_tokens]
+        asked = json.dumps([*judge, template.name, list(template.shows), prompt, *shown])
+        return hashlib.sha256(asked.encode("ascii")).hexdigest()
+
+    def marks(self, task: Task, store: Store, failed: Mapping[str, str]) -> tuple[Marks, tuple[str, ...]]:
+        """One edit's marks from the answers that are there, and why others are not. `failed` is from `ask_all`."""
+        answers: dict[str, tuple[float, ...] | None] = {}
+        problems = []
+        asked = {question.template.name: question for question in self.questions([task])}
+        for template in self.rubric.questions:
+            name = template.name
+            read = self._read(asked.get(name), store, failed)
+            answers[name] = None if isinstance(read, Unreadable) else read
+            if isinstance(read, Unreadable):
+                problems.append(f"{name}: {read.why}")
+        return self.rule.marks(answers), tuple(problems)
+
+    def _read(
+        self, question: Question | None, store: Store, failed: Mapping[str, str]
+    ) -> tuple[float, ...] | Unreadable:
+        if question is None:
+            return Unreadable(f"{self.rubric.name} has no words for this category of edit")
+        record = store.records.get(question.key)
+        if record is None:
+            return Unreadable(failed.get(question.key, "not asked yet"))
+        if record.status == "refused":
+            return Unreadable(f"refused ({record.text})")
+        read = read_scores(record.text, question.template, self.rubric.low, self.rubric.high)
+        if isinstance(read, Unreadable):
+            return Unreadable(f"the answer {read.why}{'' if record.finished else ', as it was cut short'}")
+        return read
+
+
+def open_questions(scorer: JudgedScorer, tasks: Sequence[Task], store: Store) -> list[Question]:
+    """What has no answer in the store yet, each once."""
+    return list({each.key: each for each in scorer.questions(tasks) if each.key not in store.records}.values())
+
+
+def told_estimate(scorer: JudgedScorer, questions: Sequence[Question]) -> str:
+    """What asking them takes, in words, before it begins."""
+    server = scorer.judge.server
+    images = sum(len(question.template.shows) for question in questions)
+    if server is None:
+        return f"{scorer.judge.name}: {len(questions)} questions about {images} images, answered here"
+    text = sum(len((SYSTEM + question.prompt).encode("utf-8")) for question in questions) // 3
+    most = Usage(
+        requests=len(questions),
+        input_tokens=text + images * server.image_tokens,
+        output_tokens=len(questions) * scorer.judge.most_tokens,
+    )
+    return f"{scorer.judge.name}: {len(questions)} questions, {images} images; at most about {told_cost(server, most)}"
+
+
+async def ask_all(
+    scorer: JudgedScorer, questions: Sequence[Question], store: Store, told: Callable[[int], None]
+) -> tuple[dict[str, str], Usage]:
+    """Ask; answers go into `store`. Returns why the others have none, by key, and what was used.
+
+    `told` is called with the number of questions done. No answer is ever made up.
+
+    Raises:
+        EndpointError: the server refuses us altogether, or is gone. What was answered is kept.
+        OutputError: the store cannot be written.
+    """
+    waiting = iter(questions)
+    failed: dict[str, str] = {}
+    server = scorer.judge.server
+    workers = 1 if server is None else server.concurrency
+    in_a_row = done = 0
+
+    async def work(asked: Asked) -> None:
+        nonlocal in_a_row, done
+        for question in waiting:
+            try:
+                store.add(await _ask(scorer, question, asked))
+                in_a_row = 0
+            except ImageError as error:
+                failed[question.key] = str(error)
+            except UnavailableError as error:
+                failed[question.key] = str(error)
+                in_a_row += 1
+                if in_a_row >= MOST_FAILURES * workers or in_a_row == len(questions):
+                    raise
+            done += 1
+            told(done)
+
+    async with scorer.judge.session() as asked:
+        tasks = [asyncio.create_task(work(asked)) for _ in range(min(workers, len(questions)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return failed, asked.usage
+
+
+async def _ask(scorer: JudgedScorer, question: Question, asked: Asked) -> Record:
+    task = question.task
+    source = load_image(task.item.source)
+    edited = _resized(load_image(task.output), source.shape[1], source.shape[2])
+    shown = {"source": source, "edited": edited}
+    pictures = [Picture(encode(shown[name], "PNG"), "image/png") for name in question.template.shows]
+    ask = Ask(SYSTEM, (question.prompt, *pictures), max_tokens=scorer.judge.most_tokens, temperature=0.0)
+    try:
+        reply = await asked.chat(ask)
+    except RefusedError as error:
+        return _record(scorer, question, status="refused", text=str(error))
+    used = reply.usage
+    return _record(scorer, question, "answered", reply.text, reply.finished, used.input_tokens, used.output_tokens)
+
+
+def _record(
+    scorer: JudgedScorer,
+    question: Question,
+    status: str,
+    text: str,
+    finished: bool = True,
+    input_tokens: int = 0,
+    output_tokens: int = 0,
+) -> Record:
+    return Record.model_validate(
+        {
+            "key": question.key,
+            "editor": question.task.editor,
+            "place": question.task.item.place,
+            "question": question.template.name,
+            "judge": scorer.judge.name,
+            "status": status,
+            "text": text,
+            "finished": finished,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+    )
+
+
+def _resized(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 height width"]:
+    """To the source's size, as GEdit-Bench's makers do before they ask."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file") from error
