@@ -1,0 +1,21 @@
+"""Short names of contents, so that a result says what it was made with."""
+
+import hashlib
+from pathlib import Path
+
+
+def folder_digest(folder: Path) -> str:
+    """Twelve hex digits that change with the files of a model folder: names, sizes, and what small files hold.
+
+    Weights are known by their size and their first and last kilobytes: reading them whole takes minutes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(65536))
+            if size > 65536:
+                file.seek(-4096, 2)
+                digest.update(file.read())
+    return digest.hexdigest()[:12]

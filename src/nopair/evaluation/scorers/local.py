@@ -1,0 +1,111 @@
+"""A vision-language model of transformers, run here, that writes its answers as an endpoint would."""
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from nopair.data.files import is_folder
+from nopair.device import choose_device
+from nopair.endpoints.messages import Ask, Reply
+from nopair.endpoints.server import Server, Usage
+from nopair.errors import ConfigError, ModelError, RefusedError
+from nopair.evaluation.digests import folder_digest
+
+DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@final
+class LocalAsked:
+    """A `nopair.evaluation.scorers.judge.Asked`: one answer at a time, the likeliest token each time."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.usage = Usage()
+        self._model = model
+        self._processor = processor
+
+    async def chat(self, ask: Ask) -> Reply:
+        """See `Asked.chat`.
+
+        Raises:
+            RefusedError: the model's processor cannot take these words and images.
+        """
+        messages = [{"role": "user", "content": [_content(part) for part in (ask.system, *ask.parts) if part]}]
+        try:
+            inputs = self._processor.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            ).to(self._model.device, self._model.dtype)
+        except (ValueError, TypeError) as error:
+            raise RefusedError(f"cannot be shown to this model ({str(error).strip().splitlines()[0]})") from error
+        length = inputs["input_ids"].shape[1]
+        with torch.no_grad():
+            output = self._model.generate(**inputs, do_sample=False, max_new_tokens=ask.max_tokens)[0, length:]
+        usage = Usage(requests=1, input_tokens=int(length), output_tokens=len(output))
+        self.usage += usage
+        text = self._processor.decode(output, skip_special_tokens=True)
+        return Reply(text, usage, finished=len(output) < ask.max_tokens)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LocalJudge:
+    """A `nopair.evaluation.scorers.judge.ScoringJudge` in memory."""
+
+    name: str
+    version: str
+    most_tokens: int
+    asked: LocalAsked
+
+    @property
+    def server(self) -> Server | None:
+        """It runs here."""
+        return None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[LocalAsked]:
+        """See `ScoringJudge.session`."""
+        yield self.asked
+
+    @classmethod
+    def load(cls, folder: Path, name: str | None, dtype: str, device: str, most_tokens: int) -> "LocalJudge":
+        """Any family that transformers can open by itself. Nothing is downloaded, no code from the folder is run.
+
+        Raises:
+            ModelError: the folder is missing, or holds no such model.
+            ConfigError: the precision or the device is unknown.
+        """
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}")
+        place = choose_device(device)
+        if not is_folder(folder):
+            raise ModelError(f"{folder}: no such model folder; check the path")
+        try:
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{folder}: cannot be loaded as a judge ({reason}); if a package is missing, install it, or serve the "
+                "model with vLLM and name its endpoint"
+            ) from error
+        model.requires_grad_(False).eval().to(place)
+        # Settings for sampling in the folder mean nothing to greedy answers, and would be warned of each time.
+        model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        version = f"{model.config.model_type} {folder_digest(folder)} {dtype}"
+        return cls(name or folder.resolve().name, version, most_tokens, LocalAsked(model, processor))
+
+
+def _content(part: Any) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image", "image": Image.open(io.BytesIO(part.content)).convert("RGB")}

@@ -1,0 +1,225 @@
+"""Scoring by a judge behind an endpoint: a real local server that sees the images, fails, refuses and rambles."""
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from nopair.endpoints.server import Server, Usage
+from nopair.errors import ConfigError, DataError, EndpointError
+from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
+from nopair.evaluation.scorers.judge import EndpointJudge, load_scoring_judge
+from nopair.evaluation.scorers.rubric import ours
+from nopair.evaluation.scorers.rules import RULES
+from nopair.evaluation.scorers.store import Store
+
+Make = Callable[..., Task]
+BLUE = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 16, 16)
+GOOD = '{"score": [8, 9], "reasoning": "fine"}'
+
+
+def scorer_of(url: str, rubric: str = "viescore", **changes: Any) -> JudgedScorer:
+    settings = {"first_wait": 0.01, "longest_wait": 0.1, "timeout": 5.0, "attempts": 2, "concurrency": 3} | changes
+    server = Server(url=url, model="toy-vlm", **settings)
+    return JudgedScorer(ours(rubric), RULES[rubric], EndpointJudge("toy-vlm", "2026-01", server))
+
+
+def ask(scorer: JudgedScorer, tasks: Sequence[Task], path: Path) -> tuple[Store, dict[str, str], Usage]:
+    store = Store(path)
+    with store:
+        failed, usage = asyncio.run(ask_all(scorer, open_questions(scorer, tasks, store), store, lambda done: None))
+    return store, failed, usage
+
+
+def pixels(content: bytes) -> torch.Tensor:
+    image = Image.open(io.BytesIO(content))
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(-1, 3).float() / 255
+
+
+def seeing(module: ModuleType) -> Callable[[Any], Any]:
+    """A judge in closed form: blue is what was asked for; it looks at the images that it is sent."""
+
+    def script(asked: Any) -> Any:
+        shown = [pixels(content) for content in asked.images]
+        noise = 10 * min(1.0, float(shown[-1].std(0).mean()) * 4)
+        if len(shown) == 1:
+            return module.Say(json.dumps({"score": [10 - noise, 10 - noise]}))
+        before, after = (image.mean(0) for image in shown)
+        asked_for = 10 * max(0.0, 1 - float((after - torch.tensor([0.0, 0.0, 1.0])).abs().mean()) * 1.5)
+        return module.Say(json.dumps({"score": [asked_for, 10 - noise], "reasoning": str(before.tolist())}))
+
+    return script
+
+
+def test_a_target_a_copy_and_noise_get_the_order_that_they_must(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(3, 16, 16)
+    shown = {"target": BLUE, "half": (red + BLUE) / 2, "copy": red, "noise": torch.rand(3, 40, 24)}
+    tasks = [make_task(name, image) for name, image in shown.items()]
+    with endpoint_server.serve(seeing(endpoint_server)) as server:
+        scorer = scorer_of(server.url)
+        store, failed, usage = ask(scorer, tasks, tmp_path / "replies.jsonl")
+    assert not failed
+    marks = {task.item.place: scorer.marks(task, store, failed)[0] for task in tasks}
+    assert marks["target"] == {"SC": 10.0, "PQ": 10.0, "O": 10.0}
+    assert marks["copy"] == {"SC": 0.0, "PQ": 10.0, "O": 0.0}
+    assert marks["target"]["O"] > marks["half"]["O"] > marks["copy"]["O"]
+    assert marks["noise"]["PQ"] < marks["half"]["PQ"]
+    assert usage == Usage(8, 0, 800, 80)
+    assert server.most_at_once <= 3
+    bodies = [one.json for one in server.asked]
+    assert all(body["temperature"] == 0 and body["model"] == "toy-vlm" for body in bodies)
+    sizes = {Image.open(io.BytesIO(content)).size for one in server.asked for content in one.images}
+    assert sizes == {(16, 16)}, "an output is shown at the size of its source"
+    both = [one for one in server.asked if len(one.images) == 2]
+    assert all(torch.equal(pixels(one.images[0]).mean(0), torch.tensor([1.0, 0, 0])) for one in both), "source first"
+    assert all("make it blue" in one.text for one in both)
+
+
+def test_an_interrupted_run_goes_on_and_asks_nothing_twice(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    tasks = [make_task(str(i), BLUE * (1 - i / 10), instruction=f"edit {i}") for i in range(4)]
+    path = tmp_path / "replies.jsonl"
+    with endpoint_server.serve(lambda asked: endpoint_server.Say(GOOD)) as server:
+        ask(scorer_of(server.url), tasks[:2], path)
+        assert len(server.asked) == 4
+        with path.open("a") as file:
+            file.write('{"key": "cut of')
+        store, _, _ = ask(scorer_of(server.url), tasks, path)
+        assert len(server.asked) == 8
+        assert len(path.read_text().splitlines()) == 8
+        scorer = scorer_of(server.url)
+        assert not open_questions(scorer, tasks, Store(path))
+        tasks[0].output.write_bytes(tasks[0].item.source.read_bytes())  # edited anew: an old answer is not about it
+        assert [one.task.item.place for one in open_questions(scorer, tasks, Store(path))] == ["0", "0"]
+    assert {record.text for record in store.records.values()} == {GOOD}
+    path.write_text("no record\n")
+    with pytest.raises(DataError, match="line 1: is no judge's answer"):
+        Store(path)
+
+
+def test_what_is_not_answered_is_missing_and_says_why(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """Busy at first, a content filter, an unreadable answer, one cut short, a broken image."""
+    names = ("good", "busy", "filter", "rambling", "cut", "broken")
+    tasks = {name: make_task(name, BLUE, instruction=f"{name} please") for name in names}
+    tasks["broken"].output.write_bytes(b"no image")
+    seen: set[str] = set()
+
+    def script(asked: Any) -> Any:
+        if len(asked.images) == 1:
+            return endpoint_server.Say(GOOD)
+        word = asked.text.partition(" please")[0].split()[-1]
+        if word == "busy" and word not in seen:
+            seen.add(word)
+            return endpoint_server.Fail(429, {"retry-after": "0.01"})
+        if word == "filter":
+            return endpoint_server.Fail(400, message="content policy")
+        if word == "rambling":
+            return endpoint_server.Say("A fine picture, 9 of 10.")
+        return endpoint_server.Say(GOOD[:20] if word == "cut" else GOOD, finish="length" if word == "cut" else "stop")
+
+    with endpoint_server.serve(script) as server:
+        scorer = scorer_of(server.url)
+        store, failed, _ = ask(scorer, list(tasks.values()), tmp_path / "replies.jsonl")
+        again = open_questions(scorer, list(tasks.values()), store)
+    found = {name: scorer.marks(task, store, failed) for name, task in tasks.items()}
+    for name in ("good", "busy"):
+        assert found[name] == ({"SC": 8.0, "PQ": 8.0, "O": 8.0}, ())
+    for name, why in (
+        ("filter", "SC: refused"),
+        ("rambling", 'SC: the answer holds no JSON object with a "score"'),
+        ("cut", "as it was cut short"),
+    ):
+        marks, problems = found[name]
+        assert marks == {"SC": None, "PQ": 8.0, "O": None}
+        assert len(problems) == 1
+        assert why in problems[0]
+    assert found["broken"][0] == {"SC": None, "PQ": None, "O": None}
+    assert all("not a readable" in problem for problem in found["broken"][1])
+    assert {one.task.item.place for one in again} == {"broken"}, "the others were answered, badly or well"
+    refused = [record for record in store.records.values() if record.status == "refused"]
+    assert len(refused) == 1
+    assert "content policy" in refused[0].text
+
+
+def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    tasks = [make_task(str(i), BLUE, instruction=f"edit {i}") for i in range(20)]
+    script = lambda asked: endpoint_server.Say(GOOD) if asked.number < 5 else endpoint_server.Fail(503)  # noqa: E731
+    with endpoint_server.serve(script) as server, pytest.raises(EndpointError, match="503"):
+        ask(scorer_of(server.url, concurrency=1, attempts=1), tasks, tmp_path / "replies.jsonl")
+    assert len(server.asked) == 5 + 8
+    assert len(Store(tmp_path / "replies.jsonl").records) == 5
+    with pytest.raises(EndpointError):
+        ask(scorer_of("http://127.0.0.1:9/v1", attempts=1), tasks[:1], tmp_path / "other.jsonl")
+
+
+def test_a_wrong_key_ends_the_run_at_once(make_task: Make, endpoint_server: ModuleType, tmp_path: Path) -> None:
+    tasks = [make_task(str(i), BLUE) for i in range(9)]
+    with endpoint_server.serve(lambda asked: endpoint_server.Fail(401)) as server:
+        with pytest.raises(EndpointError, match="401"):
+            ask(scorer_of(server.url, concurrency=1), tasks, tmp_path / "replies.jsonl")
+        assert len(server.asked) == 1
+
+
+def test_one_question_about_one_image_is_asked_once(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """Two items with the same output, such as copies of one photo: its quality is one question."""
+    tasks = [make_task("a", BLUE, instruction="dye it"), make_task("b", BLUE, instruction="remove it")]
+    with endpoint_server.serve(lambda asked: endpoint_server.Say(GOOD)) as server:
+        scorer = scorer_of(server.url)
+        store, failed, _ = ask(scorer, tasks, tmp_path / "replies.jsonl")
+        assert len(server.asked) == 3
+    assert all(scorer.marks(task, store, failed)[0]["O"] == 8.0 for task in tasks)
+
+
+def test_the_cost_is_told_before(make_task: Make, tmp_path: Path) -> None:
+    scorer = scorer_of("http://x/v1", input_price=2.0, output_price=8.0, image_tokens=1000)
+    tasks = [make_task(str(i), BLUE * (1 - i / 10), instruction=f"edit {i}") for i in range(3)]
+    words = told_estimate(scorer, open_questions(scorer, tasks, Store(tmp_path / "no.jsonl")))
+    assert "6 questions, 9 images" in words
+    assert "3072 received" in words
+    assert "at most about 0.04 USD" in words
+
+
+def test_imgedit_asks_by_type(make_task: Make, endpoint_server: ModuleType, tmp_path: Path) -> None:
+    tasks = [make_task("a", BLUE, "remove"), make_task("b", BLUE, "style"), make_task("c", BLUE, "dance")]
+    with endpoint_server.serve(lambda asked: endpoint_server.Say('{"score": [5, 4, 3]}')) as server:
+        scorer = scorer_of(server.url, "imgedit")
+        store, failed, _ = ask(scorer, tasks, tmp_path / "replies.jsonl")
+    assert len({one.text for one in server.asked}) == len(server.asked) == 2
+    assert [scorer.marks(task, store, failed)[0]["score"] for task in tasks] == [4.0, 4.0, None]
+    assert "no words for this category" in scorer.marks(tasks[2], store, failed)[1][0]
+
+
+def test_judges_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = load_scoring_judge(
+        "endpoint:http://localhost:1/v1,model=org/vlm,version=2026-01,key=SCORE_KEY,concurrency=4,input_price=2.5",
+        "cpu",
+    )
+    assert isinstance(judge, EndpointJudge)
+    assert (judge.name, judge.version, judge.server.concurrency) == ("org/vlm", "2026-01", 4)
+    assert (judge.server.key_variable, judge.server.input_price) == ("SCORE_KEY", 2.5)
+    for text, why in (
+        ("endpoint:http://localhost:1/v1", "Add ,model=NAME"),
+        ("endpoint:localhost,model=a", "give http"),
+        ("endpoint:http://a/v1,model=a,concurency=3", "did you mean concurrency"),
+        ("endpoint:http://a/v1,model=a,concurrency=0", "at least 1"),
+        ("endpoint:http://a/v1,model=a,input_price=-1", "give a number"),
+        ("gpt:x", "expected one of endpoint:PLACE, local:PLACE"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            load_scoring_judge(text, "cpu")

@@ -1,0 +1,90 @@
+"""A local judge: a random LLaVA small enough to run at once. It knows nothing, and gets no marks for that."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from nopair.errors import ConfigError, ModelError
+from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
+from nopair.evaluation.scorers.judge import ScoringJudge, load_scoring_judge
+from nopair.evaluation.scorers.rubric import ours
+from nopair.evaluation.scorers.rules import RULES
+from nopair.evaluation.scorers.store import Store
+
+CHAT = (
+    "{% for m in messages %}<s>{{ m.role }}\n{% for part in m.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    fast.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = LlavaProcessor(
+        images, fast, patch_size=8, vision_feature_select_strategy="default", chat_template=CHAT,
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**small, image_size=16, patch_size=8),
+        text_config=Qwen2Config(**small, vocab_size=len(fast), num_key_value_heads=1, eos_token_id=fast.eos_token_id),
+        image_token_index=fast.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )
+    path = tmp_path_factory.mktemp("local") / "tiny-llava"
+    LlavaForConditionalGeneration(config).save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+def test_it_answers_and_nonsense_is_missing(folder: Path, make_task: Callable[..., Task], tmp_path: Path) -> None:
+    judge = load_scoring_judge(f"local:{folder},dtype=fp32,tokens=8", "cpu")
+    assert isinstance(judge, ScoringJudge)
+    assert judge.name == "tiny-llava"
+    assert judge.version.startswith("llava ")
+    scorer = JudgedScorer(ours("viescore"), RULES["viescore"], judge)
+    task = make_task("a", torch.rand(3, 20, 12))
+    store = Store(tmp_path / "replies.jsonl")
+    assert "2 questions about 3 images, answered here" in told_estimate(scorer, open_questions(scorer, [task], store))
+    with store:
+        failed, usage = asyncio.run(ask_all(scorer, open_questions(scorer, [task], store), store, lambda done: None))
+    assert usage.requests == 2
+    assert usage.output_tokens <= 16
+    marks, problems = scorer.marks(task, store, failed)
+    assert set(marks.values()) == {None}
+    assert len(problems) == 2
+    texts = [record.text for record in store.records.values()]
+    with Store(tmp_path / "again.jsonl") as again:
+        asyncio.run(ask_all(scorer, open_questions(scorer, [task], again), again, lambda done: None))
+    assert [record.text for record in again.records.values()] == texts, "greedy: the same words each time"
+
+
+def test_what_is_no_local_judge(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ModelError, match="no such model folder"):
+        load_scoring_judge(f"local:{tmp_path / 'no'}", "cpu")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ModelError, match="cannot be loaded as a judge"):
+        load_scoring_judge(f"local:{tmp_path}", "cpu")
+    with pytest.raises(ConfigError, match="choose bf16"):
+        load_scoring_judge(f"local:{folder},dtype=int3", "cpu")
