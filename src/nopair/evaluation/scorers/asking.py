@@ -1,8 +1,8 @@
 """Questions about edits, put to a judge many at a time, each answer kept as it comes."""
 
-import asyncio
 import datetime
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from nopair.data.images import encode, load_image
 from nopair.endpoints.messages import Ask, Picture
 from nopair.endpoints.server import Usage, told_cost
-from nopair.errors import DataError, ImageError, RefusedError, UnavailableError
+from nopair.errors import DataError, RefusedError
 from nopair.evaluation.benchmarks.base import Item
+from nopair.evaluation.crowd import for_each
 from nopair.evaluation.scorers.judge import Asked, ScoringJudge
 from nopair.evaluation.scorers.reply import Unreadable, read_scores
 from nopair.evaluation.scorers.rubric import Rubric, Template
@@ -25,8 +26,6 @@ from nopair.evaluation.scorers.rules import Marks, Rule
 from nopair.evaluation.scorers.store import Record, Store
 
 SYSTEM: Final = "You judge edited images."
-MOST_FAILURES: Final = 8
-"""In a row, for each request that may be under way: then the server is taken to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,36 +133,21 @@ async def ask_all(
         EndpointError: the server refuses us altogether, or is gone. What was answered is kept.
         OutputError: the store cannot be written.
     """
-    waiting = iter(questions)
     failed: dict[str, str] = {}
     server = scorer.judge.server
-    workers = 1 if server is None else server.concurrency
-    in_a_row = done = 0
+    done = itertools.count(1)
 
-    async def work(asked: Asked) -> None:
-        nonlocal in_a_row, done
-        for question in waiting:
-            try:
-                store.add(await _ask(scorer, question, asked))
-                in_a_row = 0
-            except ImageError as error:
-                failed[question.key] = str(error)
-            except UnavailableError as error:
-                failed[question.key] = str(error)
-                in_a_row += 1
-                if in_a_row >= MOST_FAILURES * workers or in_a_row == len(questions):
-                    raise
-            done += 1
-            told(done)
+    def tell(question: Question, problem: str | None) -> None:
+        if problem is not None:
+            failed[question.key] = problem
+        told(next(done))
 
     async with scorer.judge.session() as asked:
-        tasks = [asyncio.create_task(work(asked)) for _ in range(min(workers, len(questions)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+        async def ask(question: Question) -> None:
+            store.add(await _ask(scorer, question, asked))
+
+        await for_each(questions, 1 if server is None else server.concurrency, ask, tell)
         return failed, asked.usage
 
 

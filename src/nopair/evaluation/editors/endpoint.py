@@ -1,0 +1,96 @@
+"""Any server with OpenAI's `images/edits` route: hosted models, vLLM-Omni, SGLang, or `nopair serve`."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from pydantic import JsonValue
+
+from nopair.data.files import make_folder, write_atomic
+from nopair.data.images import encode, load_image, save_image
+from nopair.endpoints.client import Endpoint
+from nopair.endpoints.messages import Picture
+from nopair.endpoints.server import Server
+from nopair.errors import ImageError
+from nopair.evaluation.benchmarks.base import Item
+from nopair.evaluation.crowd import for_each
+from nopair.evaluation.editors.base import Told, below
+from nopair.evaluation.scorers.judge import SERVER_OPTIONS, server_of
+from nopair.evaluation.specs import Spec, as_value
+
+FIELDS: Final = (
+    "size",
+    "quality",
+    "num_inference_steps",
+    "guidance_scale",
+    "true_cfg_scale",
+    "seed",
+    "response_format",
+)
+"""Options that travel in the form as they are; a server that does not know one refuses."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EndpointEditor:
+    """A `Contestant` behind an address."""
+
+    name: str
+    about: Mapping[str, JsonValue]
+    server: Server
+    fields: Mapping[str, bool | int | float | str]
+
+    @classmethod
+    def load(cls, spec: Spec) -> "EndpointEditor":
+        """`endpoint:URL,model=NAME[,key=VARIABLE][,concurrency=N]…[,name=NAME][,FIELD=VALUE …]`, fields as in `FIELDS`.
+
+        Raises:
+            ConfigError: an unknown option or a wrong value.
+        """
+        spec.only("name", *SERVER_OPTIONS, *FIELDS)
+        server = server_of(spec)
+        fields = {name: as_value(value) for name, value in spec.options.items() if name in FIELDS}
+        about: dict[str, JsonValue] = {
+            "kind": "endpoint",
+            "url": server.url,
+            "model": server.model,
+            "fields": dict(fields),
+        }
+        return cls(spec.options.get("name", server.model.rpartition("/")[2]), about, server, fields)
+
+    def output(self, item: Item, folder: Path) -> Path:
+        """See `Contestant.output`."""
+        return below(item, folder)
+
+    def make(self, items: Sequence[Item], folder: Path, told: Told) -> None:
+        """See `Contestant.make`."""
+        asyncio.run(self._make(items, folder, told))
+
+    async def _make(self, items: Sequence[Item], folder: Path, told: Told) -> None:
+        async with Endpoint(self.server) as endpoint:
+
+            async def edit(item: Item) -> None:
+                picture = Picture(encode(load_image(item.source), "PNG"), "image/png")
+                edited = await endpoint.edit_image([picture], item.instruction, self.fields)
+                _save(edited.content, below(item, folder))
+
+            await for_each(items, self.server.concurrency, edit, told)
+
+
+def _save(content: bytes, target: Path) -> None:
+    """As PNG, whatever came.
+
+    Raises:
+        ImageError: it is no image.
+    """
+    make_folder(target.parent)
+    raw = target.with_suffix(".raw")
+    write_atomic(raw, content)
+    try:
+        save_image(load_image(raw), target)
+    except ImageError as error:
+        raise ImageError(f"the server's answer is no image ({str(error).partition(': ')[2]})") from error
+    finally:
+        raw.unlink()

@@ -1,0 +1,149 @@
+"""Any editing pipeline of diffusers, from an ordinary folder, at any number of steps."""
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from pydantic import JsonValue
+from safetensors import SafetensorError
+
+from nopair.data.files import is_folder, make_folder
+from nopair.data.images import load_image, save_image
+from nopair.device import choose_device
+from nopair.errors import ConfigError, ModelError, NopairError
+from nopair.evaluation.benchmarks.base import Item
+from nopair.evaluation.digests import folder_digest
+from nopair.evaluation.editors.base import Told, below, seed_of
+from nopair.evaluation.specs import Spec, as_value
+
+DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_OWN: Final = ("steps", "seed", "dtype", "name", "offload")
+_SET_HERE: Final = frozenset({"self", "prompt", "image", "input_images", "generator", "output_type", "return_dict"})
+OMNIGEN_IMAGE: Final = "<img><|image_1|></img>"
+"""Where this family's prompts say that the image goes."""
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class StockEditor:
+    """A `Contestant`: a pipeline that takes `image` and `prompt`, or OmniGen's `input_images`.
+
+    `call` holds further arguments of the pipeline, as the user gave them.
+    """
+
+    name: str
+    about: Mapping[str, JsonValue]
+    pipeline: Any
+    call: Mapping[str, bool | int | float | str]
+    seed: int
+
+    @classmethod
+    def load(cls, spec: Spec, device: str) -> "StockEditor":
+        """`diffusers:FOLDER[,steps=N][,seed=N][,dtype=bf16][,offload=yes][,name=NAME][,ARGUMENT=VALUE …]`.
+
+        Raises:
+            ModelError: no such folder, or not an editing pipeline that diffusers can open.
+            ConfigError: an unknown option, or an argument that the pipeline does not take.
+        """
+        dtype = spec.options.get("dtype", "bf16")
+        if dtype not in DTYPES:
+            raise ConfigError(f"{spec.text}: dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}")
+        place = choose_device(device)
+        folder = Path(spec.place)
+        pipeline = _load(folder, DTYPES[dtype])
+        call: dict[str, bool | int | float | str] = {
+            name: as_value(value) for name, value in spec.options.items() if name not in _OWN
+        }
+        if "steps" in spec.options:
+            call["num_inference_steps"] = spec.number("steps", 1)
+        _check_call(spec, pipeline, call)
+        if spec.options.get("offload", "no") == "yes" and place.type == "cuda":
+            pipeline.enable_model_cpu_offload(device=place)
+        else:
+            pipeline.to(place)
+        pipeline.set_progress_bar_config(disable=True)
+        own = folder.resolve().name + (f"-{spec.options['steps']}-steps" if "steps" in spec.options else "")
+        seed = spec.number("seed", 0, least=0)
+        about: dict[str, JsonValue] = {
+            "kind": "diffusers",
+            "model": spec.place,
+            "pipeline": type(pipeline).__name__,
+            "version": folder_digest(folder),
+            "dtype": dtype,
+            "seed": seed,
+            "call": dict(call),
+        }
+        return cls(spec.options.get("name", own), about, pipeline, call, seed)
+
+    def output(self, item: Item, folder: Path) -> Path:
+        """See `Contestant.output`."""
+        return below(item, folder)
+
+    def make(self, items: Sequence[Item], folder: Path, told: Told) -> None:
+        """See `Contestant.make`. One image at a time: pipelines differ in what a batch means."""
+        for item in items:
+            problem = None
+            try:
+                self._edit(item, below(item, folder))
+            except NopairError as error:
+                problem = str(error)
+            told(item, problem)
+
+    @torch.no_grad()
+    def _edit(self, item: Item, target: Path) -> None:
+        pixels = load_image(item.source)
+        image = Image.fromarray(pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+        # Drawn on the CPU, so that a seed means the same on every device.
+        generator = torch.Generator().manual_seed(seed_of(item, self.seed))
+        given = _given(type(self.pipeline).__name__, item.instruction, image) | dict(self.call)
+        result = self.pipeline(**given, generator=generator, output_type="pt")
+        if any(getattr(result, "nsfw_content_detected", None) or ()):
+            raise ModelError(f"{self.name}: its safety checker blanked this output")
+        make_folder(target.parent)
+        save_image(result.images[0].float().cpu(), target)
+
+
+def _given(family: str, instruction: str, image: Image.Image) -> dict[str, Any]:
+    """An image and an instruction as a pipeline wants them. Sizes are left to it, unless it would forget the shape."""
+    if family == "OmniGenPipeline":
+        prompt = f"{OMNIGEN_IMAGE} {instruction}"
+        return {"prompt": prompt, "input_images": [image], "use_input_image_size_as_output": True}
+    given: dict[str, Any] = {"image": image, "prompt": instruction}
+    if family == "FluxKontextPipeline":  # makes squares else; scales these to its own area
+        given |= {"height": image.height, "width": image.width}
+    return given
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Any:
+    if not is_folder(folder):
+        raise ModelError(f"{folder}: no such model folder; check the path")
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, AttributeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{folder}: cannot be opened by diffusers ({reason}); copy the folder again") from error
+    takes = inspect.signature(pipeline.__call__).parameters
+    if "prompt" not in takes or not ({"image", "input_images"} & set(takes)):
+        raise ModelError(
+            f"{folder}: a {type(pipeline).__name__} takes no image and instruction; name a pipeline that edits"
+        )
+    return pipeline
+
+
+def _check_call(spec: Spec, pipeline: Any, call: Mapping[str, object]) -> None:
+    """Raises:
+    ConfigError: the pipeline has no such argument.
+    """
+    takes = sorted(set(inspect.signature(pipeline.__call__).parameters) - _SET_HERE)
+    for name in call:
+        if name not in takes:
+            near = difflib.get_close_matches(name, [*takes, *_OWN], n=1, cutoff=0)[0]
+            raise ConfigError(f"{spec.text}: {type(pipeline).__name__} takes no {name}; did you mean {near}?")
