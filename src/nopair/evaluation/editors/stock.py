@@ -93,16 +93,23 @@ class StockEditor:
                 self._edit(item, below(item, folder))
             except NopairError as error:
                 problem = str(error)
+            except ValueError as error:  # an image of a size that it does not take
+                problem = f"{type(self.pipeline).__name__} refuses: {' '.join(str(error).split())}"
+            except torch.OutOfMemoryError as error:
+                raise ModelError(f"{self.name}: does not fit this GPU; add ,offload=yes or a smaller size") from error
             told(item, problem)
 
     @torch.no_grad()
     def _edit(self, item: Item, target: Path) -> None:
         pixels = load_image(item.source)
         image = Image.fromarray(pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+        seed = seed_of(item, self.seed)
         # Drawn on the CPU, so that a seed means the same on every device.
-        generator = torch.Generator().manual_seed(seed_of(item, self.seed))
+        generator = torch.Generator().manual_seed(seed)
         given = _given(type(self.pipeline).__name__, item.instruction, image) | dict(self.call)
-        result = self.pipeline(**given, generator=generator, output_type="pt")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # some pipelines draw from the global generator, too
+            result = self.pipeline(**given, generator=generator, output_type="pt")
         if any(getattr(result, "nsfw_content_detected", None) or ()):
             raise ModelError(f"{self.name}: its safety checker blanked this output")
         make_folder(target.parent)
@@ -125,11 +132,14 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         raise ModelError(f"{folder}: no such model folder; check the path")
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, AttributeError, ImportError, SafetensorError) as error:
+    # NameError: some pipelines use torchvision without asking whether it is there.
+    except (OSError, ValueError, AttributeError, ImportError, NameError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder}: cannot be opened by diffusers ({reason}); copy the folder again") from error
+        raise ModelError(
+            f"{folder}: cannot be opened by diffusers ({reason}); copy the folder again, or install what it names"
+        ) from error
     takes = inspect.signature(pipeline.__call__).parameters
     if "prompt" not in takes or not ({"image", "input_images"} & set(takes)):
         raise ModelError(

@@ -1,0 +1,88 @@
+"""Our editor, a server's, and outputs made elsewhere."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from nopair.data.images import load_image, save_image
+from nopair.errors import DataError, EndpointError, ModelError
+from nopair.evaluation.benchmarks.base import Item
+from nopair.evaluation.editors.load import load_contestant
+
+Items = Callable[..., list[Item]]
+QUICK = "attempts=1,timeout=5"
+
+
+def jpeg(colour: tuple[int, int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_ours_edits_images_of_any_size(make_items: Items, tmp_path: Path) -> None:
+    items = make_items(2, 40, 60)
+    items[1].source.write_bytes(b"no image")
+    editor = load_contestant("nopair:tiny:editor,steps=1,seed=3,batch=2", "cpu")
+    assert editor.name == "tiny:editor-1-steps"
+    problems: list[tuple[str, str | None]] = []
+    editor.make(items, tmp_path / "out", lambda item, problem: problems.append((item.key, problem)))
+    assert sorted(key for key, problem in problems if problem is None) == ["0"]
+    assert "not a readable" in str(dict(problems)["1"])
+    assert load_image(editor.output(items[0], tmp_path / "out")).shape == (3, 40, 60)
+    assert editor.about["steps"] == 1
+    with pytest.raises(ModelError):
+        load_contestant(f"nopair:{tmp_path / 'no'}", "cpu")
+
+
+def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path: Path) -> None:
+    items = make_items(4)
+    refused = {"add 1 hats": endpoint_server.Fail(400, message="content policy"), "add 2 hats": None}
+
+    def script(asked: Any) -> Any:
+        for words, answer in refused.items():
+            if words.encode() in asked.body:
+                return answer or endpoint_server.Draw(b"no image")
+        return endpoint_server.Draw(jpeg((0, 0, 255)))
+
+    problems: dict[str, str | None] = {}
+    with endpoint_server.serve(script) as server:
+        text = f"endpoint:{server.url},model=org/toy-edit,{QUICK},num_inference_steps=4,size=20x10"
+        editor = load_contestant(text, "cpu")
+        editor.make(items, tmp_path / "out", lambda item, problem: problems.update({item.key: problem}))
+    assert editor.name == "toy-edit"
+    assert problems["0"] is problems["3"] is None
+    assert "content policy" in str(problems["1"])
+    assert "the server's answer is no image" in str(problems["2"])
+    assert load_image(editor.output(items[0], tmp_path / "out"))[2].mean() > 0.9
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["0.png", "3.png"]
+    body = server.asked[0].body
+    assert server.asked[0].path == "/v1/images/edits"
+    for field in (b'name="num_inference_steps"\r\n\r\n4', b'name="size"\r\n\r\n20x10', b'name="prompt"', b"\x89PNG"):
+        assert field in body
+
+
+def test_a_server_that_is_not_there_ends_it(make_items: Items, tmp_path: Path) -> None:
+    editor = load_contestant(f"endpoint:http://127.0.0.1:9/v1,model=a,{QUICK}", "cpu")
+    with pytest.raises(EndpointError):
+        editor.make(make_items(2), tmp_path, lambda item, problem: None)
+
+
+def test_outputs_made_elsewhere(make_items: Items, tmp_path: Path) -> None:
+    items = make_items(2)
+    theirs = tmp_path / "step1x"
+    (theirs / "fullset/add/en").mkdir(parents=True)
+    save_image(torch.zeros(3, 4, 4), theirs / "fullset/add/en/0.jpg")
+    editor = load_contestant(f"outputs:{theirs}", "cpu")
+    problems: list[str | None] = []
+    assert editor.name == "step1x"
+    assert editor.output(items[0], tmp_path) == theirs / "fullset/add/en/0.jpg"
+    editor.make(items[1:], tmp_path, lambda item, problem: problems.append(problem))
+    assert "no such output" in str(problems[0])
+    with pytest.raises(DataError, match="no such folder of outputs"):
+        load_contestant(f"outputs:{tmp_path / 'no'}", "cpu")
