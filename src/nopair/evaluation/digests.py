@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from nopair.errors import DataError
+
 
 def folder_digest(folder: Path) -> str:
     """Twelve hex digits that change with the files of a model folder: names, sizes, and what small files hold.
@@ -19,3 +21,15 @@ def folder_digest(folder: Path) -> str:
                 file.seek(-4096, 2)
                 digest.update(file.read())
     return digest.hexdigest()[:12]
+
+
+def file_digest(path: Path) -> str:
+    """Of all that a file holds.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file") from error

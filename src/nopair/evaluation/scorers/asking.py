@@ -7,18 +7,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from nopair.data.images import encode, load_image
-from nopair.endpoints.messages import Ask, Picture
+from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Usage, told_cost
-from nopair.errors import DataError, RefusedError
+from nopair.errors import RefusedError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.crowd import for_each
+from nopair.evaluation.digests import file_digest
 from nopair.evaluation.scorers.judge import Asked, ScoringJudge
 from nopair.evaluation.scorers.reply import Unreadable, read_scores
 from nopair.evaluation.scorers.rubric import Rubric, Template
@@ -62,7 +63,7 @@ class JudgedScorer:
             DataError: an output's file cannot be read.
         """
         for task in tasks:
-            shown = _file_digest(task.item.source), _file_digest(task.output)
+            shown = file_digest(task.item.source), file_digest(task.output)
             for template in self.rubric.questions:
                 prompt = self.rubric.prompt(template, task.item.category, task.item.instruction)
                 if prompt is not None:
@@ -161,34 +162,32 @@ async def _ask(scorer: JudgedScorer, question: Question, asked: Asked) -> Record
     try:
         reply = await asked.chat(ask)
     except RefusedError as error:
-        return _record(scorer, question, status="refused", text=str(error))
-    used = reply.usage
-    return _record(scorer, question, "answered", reply.text, reply.finished, used.input_tokens, used.output_tokens)
+        return record_of(question.key, task, question.template.name, scorer.judge.name, "refused", str(error))
+    return record_of(question.key, task, question.template.name, scorer.judge.name, "answered", reply.text, reply)
 
 
-def _record(
-    scorer: JudgedScorer,
-    question: Question,
-    status: str,
+def record_of(
+    key: str,
+    task: Task,
+    question: str,
+    judge: str,
+    status: Literal["answered", "refused"],
     text: str,
-    finished: bool = True,
-    input_tokens: int = 0,
-    output_tokens: int = 0,
+    reply: Reply | None = None,
 ) -> Record:
-    return Record.model_validate(
-        {
-            "key": question.key,
-            "editor": question.task.editor,
-            "place": question.task.item.place,
-            "question": question.template.name,
-            "judge": scorer.judge.name,
-            "status": status,
-            "text": text,
-            "finished": finished,
-            "input_tokens": input_tokens,
-            "output_tokens": output_tokens,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
+    """A record of now."""
+    return Record(
+        key=key,
+        editor=task.editor,
+        place=task.item.place,
+        question=question,
+        judge=judge,
+        status=status,
+        text=text,
+        finished=reply is None or reply.finished,
+        input_tokens=0 if reply is None else reply.usage.input_tokens,
+        output_tokens=0 if reply is None else reply.usage.output_tokens,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -197,10 +196,3 @@ def _resized(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -
     if pixels.shape[1:] == (height, width):
         return pixels
     return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file") from error
