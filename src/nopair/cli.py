@@ -4,6 +4,7 @@ Whatever needs torch is imported inside the command that needs it, so that `--he
 """
 
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -14,7 +15,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from nopair import __version__
-from nopair.errors import Interrupted, NopairError
+from nopair.errors import ConfigError, Interrupted, NopairError
 
 app = typer.Typer(
     name="nopair",
@@ -185,15 +186,88 @@ def evaluate(
     model: Annotated[
         str, typer.Option(metavar="DIR", help="The editor: a model folder, or the one shipped.")
     ] = "tiny:editor",
-    per_category: Annotated[int, typer.Option(min=1, help="Held-out scenes for each kind of edit.")] = 32,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:PLACE", help="gedit:, imgedit:, dreambooth:, folder: or jsonl:, instead of the shapes world."
+        ),
+    ] = None,
+    editor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND:PLACE", help="nopair:, diffusers:, endpoint: or outputs:, as often as there are editors."
+        ),
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND:PLACE", help="Who marks: endpoint:URL,model=NAME or local:FOLDER; may be several."),
+    ] = None,
+    scorer: Annotated[
+        Literal["viescore", "imgedit", "similarity"] | None,
+        typer.Option(help="How, instead of as the benchmark's makers do."),
+    ] = None,
+    rubric: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Official texts of the scorer, instead of nopair's own.")
+    ] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(metavar="KIND:PLACE", help="dino:FOLDER and clip:FOLDER, for similarity.")
+    ] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Only instructions in this language: en, cn.")] = None,
+    per_category: Annotated[
+        int | None,
+        typer.Option(min=1, help="Edits of each kind; by default 32 in the shapes world, all of a benchmark."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take and cost.")] = False,
     seed: Seed = 0,
     output: Folder = Path("runs/evaluate"),
     device: Device = "auto",
 ) -> None:
-    """Score an editor on held-out scenes of the shapes world: the oracle's verdict, and the judge's beside it."""
-    from nopair.evaluation.world import evaluate as run_evaluate
+    """Score an editor: on held-out scenes of the shapes world, or on a benchmark with --benchmark (docs/evaluation.md).
 
-    run_evaluate(model, per_category, seed, output, device)
+    In the shapes world, the oracle's verdict, and the judge's beside it. On a benchmark, any editors, side by side:
+    `nopair evaluate --benchmark gedit:GEdit-Bench --editor nopair:runs/mine/editor --editor outputs:their-images
+    --judge endpoint:http://localhost:8000/v1,model=NAME`. The same command goes on where it was stopped.
+    """
+    if benchmark is None:
+        from nopair.evaluation.world import evaluate as run_evaluate
+
+        _only_with_benchmark(editor, judge, scorer, rubric, features, language, dry_run)
+        run_evaluate(model, per_category or 32, seed, output, device)
+        return
+    from nopair.evaluation.scoreboard.command import Request, evaluate_benchmark
+
+    request = Request(
+        benchmark=benchmark,
+        editors=tuple(editor or [f"nopair:{model},seed={seed}"]),
+        judges=tuple(judge or ()),
+        features=tuple(features or ()),
+        scorer=scorer,
+        rubric=rubric,
+        languages=tuple(language or ()),
+        per_category=per_category,
+        output=output,
+        device=device,
+        dry_run=dry_run,
+        command=shlex.join(["nopair", *sys.argv[1:]]),
+    )
+    evaluate_benchmark(request)
+
+
+def _only_with_benchmark(*given: object) -> None:
+    if any(given):
+        raise ConfigError("editors, judges and their options need a benchmark; give --benchmark KIND:PLACE, too")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="FOLDER", help="An evaluation on a benchmark: its --output.")],
+    second: Annotated[str, typer.Argument(metavar="FOLDER", help="Another; FOLDER:EDITOR if it holds several.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
+) -> None:
+    """Say how much better the second is, on the edits that both have marks for, with paired bootstrap intervals."""
+    from nopair.evaluation.scoreboard.comparison import compare_runs
+
+    compare_runs(first, second, as_json=as_json)
 
 
 @app.command()

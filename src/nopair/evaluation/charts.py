@@ -1,8 +1,8 @@
-"""Line charts as SVG text: no script, no files; the page's style sheet gives the colours."""
+"""Line and bar charts as SVG text: no script, no files; the page's style sheet gives the colours."""
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 WIDTH: Final = 360
@@ -74,6 +74,46 @@ def line_chart(name: str, points: Sequence[tuple[float, float]]) -> str:
     parts.append('<polyline points="' + " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in drawn) + '"/>')
     if len(drawn) == 1:
         parts.append(f'<circle cx="{across(drawn[0][0]):.1f}" cy="{down(drawn[0][1]):.1f}" r="3"/>')
+    return "".join(parts) + "</svg>"
+
+
+BAR_ROW: Final = 14
+"""Height of a bar with its gap, in SVG units."""
+HUES: Final = 8
+"""Colours of bars, classes `bar0` to `bar7`; a ninth row begins again with the first."""
+
+
+def bar_chart(name: str, groups: Mapping[str, Mapping[str, float | None]], high: float) -> str:
+    """Horizontal bars from 0 to `high`, by group and within it by row, as an `<svg>`. A missing value is a dash."""
+    title = html.escape(name)
+    longest = max((len(label) for label in groups), default=0)
+    left = min(220, 16 + 7 * longest)
+    rows = sum(len(values) for values in groups.values())
+    height = TOP + rows * BAR_ROW + len(groups) * BAR_ROW // 2 + BOTTOM
+    wide = 2 * WIDTH
+    parts = [f'<svg viewBox="0 0 {wide} {height}" role="img" aria-label="{title}"><title>{title}</title>']
+
+    def across(value: float) -> float:
+        return left + value / high * (wide - left - 3 * RIGHT)
+
+    for x in ticks(0.0, high, 5):
+        parts.append(f'<path class="grid" d="M{across(x):.1f} {TOP}V{height - BOTTOM}"/>')
+        parts.append(f'<text x="{across(x):.1f}" y="{height - 10}" text-anchor="middle">{x:.4g}</text>')
+    top = float(TOP)
+    for label, values in groups.items():
+        middle = top + len(values) * BAR_ROW / 2 + 4
+        parts.append(f'<text x="{left - 6}" y="{middle:.1f}" text-anchor="end">{html.escape(label)}</text>')
+        for index, (row, value) in enumerate(values.items()):
+            said = html.escape(f"{label}, {row}: {'missing' if value is None else f'{value:.2f}'}")
+            length = 0.0 if value is None else max(0.0, across(value) - left)
+            parts.append(
+                f'<rect class="bar{index % HUES}" x="{left}" y="{top:.1f}" width="{length:.1f}" height="{BAR_ROW - 3}">'
+                f"<title>{said}</title></rect>"
+            )
+            shown = "–" if value is None else f"{value:.2f}"
+            parts.append(f'<text x="{left + length + 4:.1f}" y="{top + BAR_ROW - 4:.1f}">{shown}</text>')
+            top += BAR_ROW
+        top += BAR_ROW / 2
     return "".join(parts) + "</svg>"
 
 

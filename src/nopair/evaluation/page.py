@@ -49,7 +49,17 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:0}
 dd{margin:0;overflow-wrap:anywhere}
 @media (max-width:520px){dl{grid-template-columns:1fr}dd{margin-bottom:8px}}
 """
-_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_POLICY: Final = "default-src 'none'; img-src {images}; style-src 'unsafe-inline'"
+
+
+def document(title: str, body: str, *, style: str = "", images: str = "data:") -> str:
+    """A whole page. `body` and `style` are taken as they are; `images` are the sources that images may come from."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY.format(images=images)}">'
+        f"<title>{_text(title)}</title><style>{_STYLE}{style}</style></head><body><main>{body}</main></body></html>\n"
+    )
 
 
 def render_page(report: Report, grid: bytes) -> str:
@@ -65,12 +75,7 @@ def render_page(report: Report, grid: bytes) -> str:
             _section("What was trained", _pairs(report.facts)) if report.facts else "",
         ]
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{_text(report.title)}</title><style>{_STYLE}</style></head><body><main>{body}</main></body></html>\n"
-    )
+    return document(report.title, body)
 
 
 def _text(words: str) -> str:

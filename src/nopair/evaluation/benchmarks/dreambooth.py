@@ -30,7 +30,7 @@ def read(folder: Path) -> Benchmark:
     path = folder / FILE
     text = read_text(path, "name the folder `dataset` of a copy of github.com/google/dreambooth")
     head, *lists = re.split(r"(?im)^\s*(?:object|live subject) prompts\s*$", text)
-    classes = dict(match.groups() for line in head.splitlines() if (match := _CLASS.match(line)))
+    classes = {match[1]: match[2] for line in head.splitlines() if (match := _CLASS.match(line))}
     classes.pop("subject_name", None)  # the table's own head
     prompts = [[match[2] for line in part.splitlines() if (match := _PROMPT.match(line))] for part in lists]
     if not classes or len(prompts) != 2 or not all(prompts):

@@ -63,7 +63,9 @@ class Rubric(BaseModel):
 
 def ours(name: Literal["viescore", "imgedit"]) -> Rubric:
     """The rubric that comes with nopair."""
-    text = (importlib.resources.files(__package__) / "rubrics" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (importlib.resources.files("nopair.evaluation.scorers") / "rubrics" / f"{name}.yaml").read_text(
+        encoding="utf-8"
+    )
     return Rubric.model_validate_json(json.dumps(yaml.safe_load(text)))
 
 

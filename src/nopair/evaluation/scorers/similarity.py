@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -165,6 +165,42 @@ class SimilarityScorer:
         photos = [file_digest(path) for path in task.item.subject_images or (task.item.source,)]
         asked = json.dumps([self.version, file_digest(task.output), photos, task.item.caption])
         return hashlib.sha256(asked.encode("ascii")).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FeatureMarker:
+    """A `nopair.evaluation.scorers.marking.Marker` that asks nobody."""
+
+    scorer: SimilarityScorer
+    name: str = "features"
+    high: float = 1.0
+
+    @property
+    def version(self) -> str:
+        """The encoders'."""
+        return self.scorer.version
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The scorer's."""
+        return self.scorer.names
+
+    def estimate(self, tasks: Sequence[Task], store: Store) -> str:
+        """See `Marker.estimate`."""
+        return f"{self.name}: {len(tasks)} outputs to compare, here"
+
+    def mark(self, tasks: Sequence[Task], store: Store, told: Callable[[int, int], None]) -> dict[str, str]:
+        """See `Marker.mark`."""
+        return self.scorer.score(tasks, store, lambda done: told(done, len(tasks)))
+
+    def marks(self, task: Task, store: Store, failed: Mapping[str, str]) -> tuple[Marks, tuple[str, ...]]:
+        """See `Marker.marks`."""
+        return self.scorer.marks(task, store, failed)
+
+    def words(self, task: Task, store: Store) -> tuple[str, ...]:
+        """None are said."""
+        return ()
 
 
 def load_dino(folder: Path, device: torch.device) -> Dino:

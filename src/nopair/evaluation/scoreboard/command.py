@@ -1,0 +1,270 @@
+"""`nopair evaluate --benchmark`: opens the parts, edits, asks, writes and prints. Goes on where it was stopped."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from nopair.data.files import make_folder, write_atomic
+from nopair.errors import ConfigError, OutputError
+from nopair.evaluation.benchmarks.base import Benchmark, Item
+from nopair.evaluation.benchmarks.load import load_benchmark
+from nopair.evaluation.editors.base import Contestant
+from nopair.evaluation.editors.load import load_contestant
+from nopair.evaluation.scoreboard.families import training_judges
+from nopair.evaluation.scoreboard.gallery import FOLDER as GALLERY
+from nopair.evaluation.scoreboard.gallery import Shown, write_gallery
+from nopair.evaluation.scoreboard.means import Sample
+from nopair.evaluation.scoreboard.outputs import make_outputs
+from nopair.evaluation.scoreboard.report import render_report
+from nopair.evaluation.scoreboard.results import RESULTS, Comparison, EditorFacts, JudgeFacts
+from nopair.evaluation.scoreboard.tables import tables
+from nopair.evaluation.scorers.asking import Task
+from nopair.evaluation.scorers.marking import Marker, ScorerName, markers_of, rubric_facts
+from nopair.evaluation.scorers.store import Store
+from nopair.evaluation.specs import Spec, parse_spec
+
+RUN: Final = "run.json"
+REPORT: Final = "report.html"
+SCORERS: Final[Mapping[str, ScorerName]] = {"gedit": "viescore", "imgedit": "imgedit", "dreambooth": "similarity"}
+"""What a benchmark's makers score with. Edits of one's own get VIEScore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asked for, in the words of the command line."""
+
+    benchmark: str
+    editors: tuple[str, ...]
+    judges: tuple[str, ...]
+    features: tuple[str, ...]
+    scorer: ScorerName | None
+    rubric: Path | None
+    languages: tuple[str, ...]
+    per_category: int | None
+    output: Path
+    device: str
+    dry_run: bool
+    command: str
+
+
+def evaluate_benchmark(request: Request) -> None:
+    """Make the outputs that are not there, have those marked that are not marked, and write all that is known.
+
+    Raises:
+        NopairError: something cannot be used or written; what is done so far is kept, and the next run goes on.
+    """
+    console = Console()
+    make_folder(request.output)
+    bench = load_benchmark(request.benchmark, request.output / "sources")
+    bench = bench.only(frozenset(request.languages), request.per_category)
+    for one in bench.left_out[:5]:
+        console.print(f"left out: {one.where}: {one.why}", markup=False, highlight=False)
+    if len(bench.left_out) > 5:
+        console.print(f"left out: {len(bench.left_out) - 5} more")
+    name = request.scorer or SCORERS.get(bench.name, "viescore")
+    markers = markers_of(name, request.judges, request.features, request.rubric, request.device)
+    editors = [load_contestant(text, request.device) for text in request.editors]
+    _require_names("editor", [editor.name for editor in editors])
+    _require_names("judge", [marker.name for marker in markers])
+    scorer = {"name": name, **rubric_facts(name, request.rubric)}
+    _same_run(request.output / RUN, {"benchmark": bench.name, "origin": bench.origin, "scorer": scorer})
+    if request.dry_run:
+        _tell_plan(console, bench, editors, markers, request.output)
+        return
+    with Progress(console=console, transient=True) as progress:
+        problems = {e.name: _edited(e, bench, request.output, progress) for e in editors}
+        tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
+        failures = {marker.name: _marked(marker, tasks, request.output, progress) for marker in markers}
+    found = _gathered(request, bench, scorer, editors, markers, problems, failures)
+    _write(found, request.output, editors, markers)
+    for table in tables(found):
+        console.print(table)
+    for warning in found.warnings():
+        console.print(f"mind: {warning}", markup=False, highlight=False)
+    console.print(f"{request.output / REPORT}, {request.output / RESULTS}", markup=False, highlight=False)
+
+
+# Doing ----------------------------------------------------------------------------------------------------------------
+
+
+def _edited(editor: Contestant, bench: Benchmark, output: Path, progress: Progress) -> dict[str, str]:
+    bar = progress.add_task(f"{editor.name}: edits", total=len(bench.items))
+    return make_outputs(editor, bench.items, _outputs(output, editor.name), _moving(progress, bar))
+
+
+def _marked(marker: Marker, tasks: Sequence[Task], output: Path, progress: Progress) -> dict[str, str]:
+    store = Store(_replies(output, marker.name))
+    progress.console.print(marker.estimate(tasks, store), markup=False, highlight=False)
+    bar = progress.add_task(f"{marker.name}: marks", total=None)
+    with store:
+        return marker.mark(tasks, store, lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def _moving(progress: Progress, bar: TaskID) -> Any:
+    return lambda done: progress.update(bar, completed=done)
+
+
+def _tasks(editor: Contestant, bench: Benchmark, output: Path) -> list[Task]:
+    folder = _outputs(output, editor.name)
+    made = [Task(editor.name, item, editor.output(item, folder)) for item in bench.items]
+    return [task for task in made if task.output.is_file()]
+
+
+def _tell_plan(
+    console: Console, bench: Benchmark, editors: Sequence[Contestant], markers: Sequence[Marker], output: Path
+) -> None:
+    """What would be done. Edits that are not made yet are counted with a stand-in, their source."""
+    for editor in editors:
+        folder = _outputs(output, editor.name)
+        waiting = sum(not editor.output(item, folder).is_file() for item in bench.items)
+        console.print(f"{editor.name}: {waiting} of {len(bench.items)} edits to make", markup=False, highlight=False)
+    tasks = [
+        Task(
+            editor.name,
+            item,
+            path if (path := editor.output(item, _outputs(output, editor.name))).is_file() else item.source,
+        )
+        for editor in editors
+        for item in bench.items
+    ]
+    for marker in markers:
+        store = Store(_replies(output, marker.name))
+        console.print(marker.estimate(tasks, store), markup=False, highlight=False)
+
+
+# Gathering and writing ------------------------------------------------------------------------------------------------
+
+
+def _gathered(
+    request: Request,
+    bench: Benchmark,
+    scorer: Mapping[str, Any],
+    editors: Sequence[Contestant],
+    markers: Sequence[Marker],
+    problems: Mapping[str, Mapping[str, str]],
+    failures: Mapping[str, Mapping[str, str]],
+) -> Comparison:
+    samples = {}
+    for marker in markers:
+        store = Store(_replies(request.output, marker.name))
+        for editor in editors:
+            samples[marker.name, editor.name] = [
+                _sample(item, editor, marker, store, request.output, problems[editor.name], failures[marker.name])
+                for item in bench.items
+            ]
+    specs = [_spec(text) for text in request.editors]
+    facts = [
+        EditorFacts(
+            editor.name,
+            editor.about,
+            training_judges(spec.place, spec.options.get("judge")) if spec.kind == "nopair" else None,
+            len(bench.items) - len(_tasks(editor, bench, request.output)),
+        )
+        for editor, spec in zip(editors, specs, strict=True)
+    ]
+    return Comparison(
+        benchmark=bench,
+        scorer=scorer,
+        measures=markers[0].measures,
+        high=markers[0].high,
+        judges=tuple(JudgeFacts(marker.name, marker.version) for marker in markers),
+        editors=tuple(facts),
+        samples=samples,
+        command=request.command,
+    )
+
+
+def _sample(
+    item: Item,
+    editor: Contestant,
+    marker: Marker,
+    store: Store,
+    output: Path,
+    problems: Mapping[str, str],
+    failed: Mapping[str, str],
+) -> Sample:
+    path = editor.output(item, _outputs(output, editor.name))
+    if path.is_file():
+        marks, why = marker.marks(Task(editor.name, item, path), store, failed)
+    else:
+        marks, why = dict.fromkeys(marker.measures), (f"no output: {problems.get(item.place, 'not made')}",)
+    return Sample(item.place, item.category, item.language, item.in_intersection, marks, why)
+
+
+def _write(found: Comparison, output: Path, editors: Sequence[Contestant], markers: Sequence[Marker]) -> None:
+    stores = {marker.name: Store(_replies(output, marker.name)) for marker in markers}
+    by_place = {key: {sample.place: sample for sample in rows} for key, rows in found.samples.items()}
+    rows = []
+    for item in found.benchmark.items:
+        shown = []
+        for editor in editors:
+            path = editor.output(item, _outputs(output, editor.name))
+            said = tuple(
+                _said(marker, by_place[marker.name, editor.name][item.place], editor, item, path, stores[marker.name])
+                for marker in markers
+            )
+            shown.append(Shown(editor.name, path if path.is_file() else None, said))
+        rows.append((item, shown))
+    first = write_gallery(output, f"{found.benchmark.name}, side by side", rows)
+    write_atomic(output / REPORT, render_report(found, f"{GALLERY}/{first.name}").encode("utf-8"))
+    found.write(output)
+
+
+def _said(
+    marker: Marker, sample: Sample, editor: Contestant, item: Item, path: Path, store: Store
+) -> tuple[str, str, str]:
+    """A judge's name, its marks and its words as the gallery shows them."""
+    marks = "  ".join(
+        f"{name} {'–' if (value := sample.marks.get(name)) is None else f'{value:.2f}'}" for name in marker.measures
+    )
+    words = marker.words(Task(editor.name, item, path), store) if path.is_file() else ()
+    return marker.name, marks, "\n\n".join([*sample.problems, *words])
+
+
+# Places and names -----------------------------------------------------------------------------------------------------
+
+
+def _outputs(output: Path, name: str) -> Path:
+    return output / "outputs" / _slug(name)
+
+
+def _replies(output: Path, name: str) -> Path:
+    return output / "replies" / f"{_slug(name)}.jsonl"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
+
+
+def _spec(text: str) -> Spec:
+    return parse_spec(text, ("nopair", "diffusers", "endpoint", "outputs"))
+
+
+def _require_names(what: str, names: Sequence[str]) -> None:
+    """Two of one name would share files."""
+    slugs = [_slug(name) for name in names]
+    for name, slug in zip(names, slugs, strict=True):
+        if slugs.count(slug) > 1:
+            raise ConfigError(f"two {what}s are called {name}; give one another, with ,name=NAME")
+
+
+def _same_run(path: Path, wanted: Mapping[str, Any]) -> None:
+    """A folder is of one benchmark and one rubric, whenever it is continued."""
+    if not path.is_file():
+        write_atomic(path, json.dumps(wanted, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{path}: is not JSON ({error}); choose another --output") from error
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise OutputError(
+                f"{path.parent}: holds an evaluation with another {key} ({found.get(key)}); choose another --output"
+            )

@@ -1,0 +1,96 @@
+"""`nopair compare A B`: two evaluations of one benchmark, edit by edit."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nopair.errors import ConfigError, DataError
+from nopair.evaluation.scoreboard.results import RESULTS, StoredSample, difference_json, read_samples
+from nopair.evaluation.scoreboard.statistics import Difference, compare
+
+
+def compare_runs(first: str, second: str, *, as_json: bool) -> None:
+    """Print how much better the editor of the second folder is: by measure, judge and language, with intervals.
+
+    A folder that holds several editors is given as FOLDER:EDITOR.
+
+    Raises:
+        DataError: a folder holds no evaluation.
+        ConfigError: which editor is not clear, or the two cannot be compared: another benchmark, judge or rubric.
+    """
+    runs = [_run(text) for text in (first, second)]
+    facts = [run[1] for run in runs]
+    for what in ("benchmark", "scorer"):
+        named = [_identity(fact[what]) for fact in facts]
+        if named[0] != named[1]:
+            raise ConfigError(f"{first} and {second}: another {what} ({named[0]}; {named[1]}), so not to be compared")
+    judges = [{judge["name"]: judge["version"] for judge in fact["judges"]} for fact in facts]
+    shared = [name for name, version in judges[0].items() if judges[1].get(name) == version]
+    if not shared:
+        raise ConfigError(f"{first} and {second}: have no judge in common; marks of different judges do not compare")
+    rows = [row for judge in shared for row in _compared(runs[0][0], runs[1][0], judge, facts[0]["scorer"]["measures"])]
+    if as_json:
+        Console().out(json.dumps([named | difference_json(one) for named, one in rows], indent=2), highlight=False)
+    else:
+        _show(first, second, rows)
+
+
+def _compared(
+    first: Sequence[StoredSample], second: Sequence[StoredSample], judge: str, measures: Sequence[str]
+) -> list[tuple[dict[str, Any], Difference]]:
+    languages = dict.fromkeys(sample.language for sample in first)
+    found = []
+    for language, measure in itertools.product(languages, measures):
+        runs = [
+            [row.sample for row in rows if row.judge == judge and row.language == language] for rows in (first, second)
+        ]
+        one = compare(runs[0], runs[1], measure)
+        if one is not None:
+            found.append(({"judge": judge, "language": language, "measure": measure}, one))
+    return found
+
+
+def _run(text: str) -> tuple[list[StoredSample], dict[str, Any]]:
+    folder, editor = Path(text), None
+    if not folder.is_dir() and ":" in text:
+        head, _, editor = text.rpartition(":")
+        folder = Path(head)
+    samples = read_samples(folder)
+    names = list(dict.fromkeys(sample.editor for sample in samples))
+    if editor is None and len(names) != 1:
+        raise ConfigError(f"{text}: holds several editors; give {folder}:EDITOR, one of {', '.join(names)}")
+    if editor is not None and editor not in names:
+        raise ConfigError(f"{text}: has no editor {editor}; it holds {', '.join(names)}")
+    chosen = names[0] if editor is None else editor
+    try:
+        facts = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / RESULTS}: cannot be read ({error}); run the evaluation again") from error
+    return [sample for sample in samples if sample.editor == chosen], facts
+
+
+def _identity(value: dict[str, Any]) -> str:
+    return ", ".join(str(value[key]) for key in ("name", "rubric", "version") if value.get(key) is not None)
+
+
+def _show(first: str, second: str, rows: Sequence[tuple[dict[str, Any], Difference]]) -> None:
+    drawn = Table(title=f"{second} against {first}")
+    for column in ("judge", "language", "measure", "first", "second", "difference", "95 % interval", "edits"):
+        drawn.add_column(column, justify="left" if column in ("judge", "language", "measure") else "right")
+    for named, one in rows:
+        drawn.add_row(
+            named["judge"],
+            named["language"],
+            named["measure"],
+            f"{one.first:.2f}",
+            f"{one.second:.2f}",
+            f"{one.mean:+.2f}",
+            f"{one.low:+.2f} to {one.high:+.2f}",
+            str(one.count),
+        )
+    Console().print(drawn)

@@ -1,0 +1,61 @@
+"""Of which family a judge is, by its name, and which judge an editor was trained under."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from nopair.errors import ModelError
+from nopair.judges.folder import family_of
+from nopair.weights import resolve
+
+NAMES: Final[Mapping[str, str]] = {
+    "qwen": r"qwen|qwq",
+    "internvl": r"intern[-_]?vl",
+    "llava": r"llava",
+    "smolvlm": r"smolvlm|idefics",
+    "gemma": r"gemma",
+    "gpt": r"gpt|\bo[134]\b|chatgpt",
+    "gemini": r"gemini",
+    "claude": r"claude",
+    "llama": r"llama",
+    "pixtral": r"pixtral|mistral",
+    "glm": r"\bglm|cogvlm",
+    "molmo": r"molmo",
+    "phi": r"\bphi",
+}
+"""What names of models of a family have in common, lower case. A model named for two is of the first."""
+
+
+def family(name: str) -> str | None:
+    """The family that a model's name tells; None if it tells none."""
+    return next((family for family, pattern in NAMES.items() if re.search(pattern, name.lower())), None)
+
+
+def training_judges(model: str, told: str | None) -> tuple[str, ...] | None:
+    """Names of the judges that an editor was trained under, as far as is known.
+
+    `told` is what the user says; else the recipe that a run leaves beside its editor is asked. None if nobody knows.
+    """
+    if told is not None:
+        return (told,)
+    recipe = Path(model).resolve().parent / "recipe.yaml"
+    try:
+        values: Any = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    judges = [values.get("judge"), *(values.get("ensemble") or [])]
+    paths = [judge["path"] for judge in judges if isinstance(judge, dict) and isinstance(judge.get("path"), str)]
+    return tuple(_named(path) for path in paths) or None
+
+
+def _named(path: str) -> str:
+    """A judge's path with the family that its folder tells, where it is still there."""
+    try:
+        return f"{path} ({family_of(resolve(path))})"
+    except ModelError:
+        return path

@@ -1,0 +1,53 @@
+"""A comparison as tables for a terminal. What is missing is shown as "-"."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+
+from nopair.evaluation.scoreboard.means import Mean
+from nopair.evaluation.scoreboard.results import Comparison, Scores
+
+LANGUAGES = {"en": "English", "cn": "Chinese", "": ""}
+
+
+def title_of(scores: Scores) -> str:
+    """By whom, in which language, over which edits."""
+    parts = (LANGUAGES.get(scores.language, scores.language), scores.subset if scores.subset != "all" else "")
+    return " · ".join([scores.judge, *(part for part in parts if part)])
+
+
+def grouped(scores: Sequence[Scores]) -> dict[str, list[Scores]]:
+    """Tables of one judge, language and subset, all editors in one."""
+    groups: dict[str, list[Scores]] = {}
+    for each in scores:
+        groups.setdefault(title_of(each), []).append(each)
+    return groups
+
+
+def number(mean: Mean) -> str:
+    """Two digits, as benchmarks publish them."""
+    return "-" if mean.value is None else f"{mean.value:.2f}"
+
+
+def tables(found: Comparison) -> Iterator[Table]:
+    """The table that papers have, then each category's most important measure."""
+    groups = grouped(found.scores())
+    for title, rows in groups.items():
+        drawn = Table(title=f"{found.benchmark.name} · {title}")
+        for column in ("editor", *found.measures, "edits", "missing"):
+            drawn.add_column(column, justify="left" if column == "editor" else "right")
+        for row in rows:
+            last = row.board.total[found.measures[-1]]
+            values = (number(row.board.total[measure]) for measure in found.measures)
+            drawn.add_row(row.editor, *values, str(last.count), str(last.missing))
+        yield drawn
+    for title, rows in groups.items():
+        if rows[0].subset != "all":
+            continue
+        drawn = Table(title=f"{found.measures[-1]} by category · {title}")
+        drawn.add_column("category")
+        for row in rows:
+            drawn.add_column(row.editor, justify="right")
+        for category in rows[0].board.categories:
+            drawn.add_row(category, *(number(row.board.categories[category][found.measures[-1]]) for row in rows))
+        yield drawn
