@@ -1,0 +1,274 @@
+"""`nopair evaluate --benchmark` and `nopair compare` as a whole, against a real local judge."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from nopair.data.images import save_image
+from nopair.errors import ConfigError, DataError, EndpointError, OutputError
+from nopair.evaluation.scoreboard.command import Request, evaluate_benchmark
+from nopair.evaluation.scoreboard.comparison import compare_runs
+
+EVIL = 'add <script>alert(1)</script> & "hats"'
+ITEMS = [
+    {"key": "a", "category": "add", "language": "en", "instruction": EVIL},
+    {"key": "b", "category": "add", "language": "en", "instruction": "add b"},
+    {"key": "c", "category": "style", "language": "en", "instruction": "style c"},
+    {"key": "d", "category": "style", "language": "cn", "instruction": "改变 d"},
+]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """Four edits in two languages, one of them broken beside; and outputs of two editors, one of which lacks one."""
+    lines = []
+    for number, item in enumerate(ITEMS):
+        save_image(torch.full((3, 16, 24), number / 10), tmp_path / f"{item['key']}.png")
+        lines.append(json.dumps(item | {"image": f"{item['key']}.png"}))
+        for editor in ("theirs", "others"):
+            place = tmp_path / editor / item["category"] / item["language"] / f"{item['key']}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (editor, item["key"]) != ("others", "b"):
+                save_image(torch.rand(3, 20, 20), place)
+    lines.append(json.dumps({"image": "gone.png", "instruction": "x"}))
+    (tmp_path / "edits.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def request_of(bench: Path) -> Callable[..., Request]:
+    def make(*judges: str, editors: tuple[str, ...] = ("theirs", "others"), **changes: Any) -> Request:
+        settings: dict[str, Any] = {
+            "benchmark": f"jsonl:{bench / 'edits.jsonl'}",
+            "editors": tuple(f"outputs:{bench / name}" for name in editors),
+            "judges": judges,
+            "features": (),
+            "scorer": None,
+            "rubric": None,
+            "languages": (),
+            "per_category": None,
+            "output": bench / "run",
+            "device": "cpu",
+            "dry_run": False,
+            "command": "nopair evaluate …",
+        }
+        overrides = changes.pop("overrides", None)
+        return Request(**settings | changes | ({} if overrides is None else {"editors": overrides}))
+
+    return make
+
+
+def say(module: ModuleType, marks: dict[str, tuple[int, int]], quality: int = 9) -> Callable[[Any], Any]:
+    """A judge that marks by the words of the instruction."""
+
+    def script(asked: Any) -> Any:
+        score = next((list(pair) for word, pair in marks.items() if word in asked.text), [quality, quality])
+        return module.Say(json.dumps({"score": score, "reasoning": f"<b>said</b> {score}"}))
+
+    return script
+
+
+def judge_at(server: Any, name: str = "toy", **more: str) -> str:
+    return ",".join([f"endpoint:{server.url}", f"model={name}", "attempts=1", *(f"{k}={v}" for k, v in more.items())])
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+
+
+def table(results: dict[str, Any], **wanted: str) -> dict[str, Any]:
+    (found,) = [row for row in results["scores"] if all(row[key] == value for key, value in wanted.items())]
+    return found
+
+
+def test_a_whole_evaluation(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks = {"hats": (4, 8), "add b": (9, 9), "style c": (1, 1), "改变 d": (0, 5)}
+    with endpoint_server.serve(say(endpoint_server, marks)) as server:
+        evaluate_benchmark(request_of(judge_at(server)))
+        asked = len(server.asked)
+        results = read(bench / "run")
+        evaluate_benchmark(request_of(judge_at(server)))
+        assert len(server.asked) == asked, "what was answered is not asked again"
+        assert read(bench / "run") == results
+    assert asked == 2 * (4 + 3)
+    one = table(results, editor="theirs", language="en", subset="all")
+    # SC 4, 9 | 1; PQ 9; O 6, 9 | 3: means within the categories, then of the two.
+    assert {name: mean["mean"] for name, mean in one["total"].items()} == {"SC": 3.75, "PQ": 9.0, "O": 5.25}
+    other = table(results, editor="others", language="en", subset="all")
+    assert other["total"]["O"] == {"mean": 4.5, "count": 2, "missing": 1}
+    shared = table(results, editor="theirs", language="en", subset="common")
+    assert shared["total"]["O"] == {"mean": 4.5, "count": 2, "missing": 0}
+    assert table(results, editor="theirs", language="cn", subset="all")["total"]["O"]["mean"] == 0.0
+    assert results["benchmark"]["left_out"][0]["where"] == "edit/00005"
+    assert results["scorer"]["rubric"] == "viescore"
+    assert results["judges"] == [{"name": "toy", "version": "toy"}]
+    assert any("1 of 4 edits lack a mark" in warning for warning in results["warnings"])
+    assert any("nopair's own words" in warning for warning in results["warnings"])
+    differences = {(row["language"], row["measure"]): row for row in results["differences"]}
+    assert differences["en", "O"]["difference"] == 0.0
+    assert differences["en", "O"]["count"] == 2
+    assert [row["why"] for row in results["problems"]] == ["no output: no such output"]
+    shown = capsys.readouterr().out
+    for words in ("toy · English", "5.25", "by category", "14 questions, 21 images", "mind:"):
+        assert words in shown
+
+
+def test_pages_are_whole_and_escaped(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    with endpoint_server.serve(say(endpoint_server, {"hats": (4, 8)})) as server:
+        evaluate_benchmark(request_of(judge_at(server, "<i>toy</i>")))
+    pages = [bench / "run" / "report.html", *sorted((bench / "run" / "gallery").glob("*.html"))]
+    assert len(pages) == 1 + 3, "a page for each category and language"
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "<script" not in text
+        assert "<i>toy" not in text
+        assert "<b>said" not in text
+        _WellFormed().check(text)
+        for target in re.findall(r'(?:href|src)="([^"#]+)"', text):
+            assert (page.parent / target).is_file(), target
+    first = pages[1].read_text(encoding="utf-8")
+    assert "add &lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;hats&quot;" in first
+    assert "SC 4.00  PQ 9.00  O 6.00" in first
+    assert "&lt;b&gt;said&lt;/b&gt; [4, 8]" in first
+    assert "no image" in first
+    assert "no output" in first
+    assert "O by category" in pages[0].read_text(encoding="utf-8")
+
+
+class _WellFormed(HTMLParser):
+    """Every tag that opens closes, in order."""
+
+    VOID = frozenset({"meta", "img", "path", "br"})
+
+    def check(self, text: str) -> None:
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_it_goes_on_where_a_server_failed(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    script = lambda asked: endpoint_server.Fail(401) if asked.number >= 3 else endpoint_server.Say('{"score": [5, 5]}')  # noqa: E731
+    with endpoint_server.serve(script) as server, pytest.raises(EndpointError):
+        evaluate_benchmark(request_of(judge_at(server, concurrency="1")))
+    assert not (bench / "run" / "results.json").exists()
+    with endpoint_server.serve(lambda asked: endpoint_server.Say('{"score": [5, 5]}')) as server:
+        evaluate_benchmark(request_of(judge_at(server)))
+        assert len(server.asked) == 14 - 3
+    assert table(read(bench / "run"), editor="theirs", language="en", subset="all")["total"]["O"]["mean"] == 5.0
+
+
+def test_two_judges_and_our_editor_with_its_teacher(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    ours = "nopair:tiny:editor,steps=1,name=ours,judge=/models/InternVL3-14B"
+    lenient = {"hats": (10, 10), "add b": (8, 8), "style c": (4, 4), "改变 d": (2, 2)}
+    strict = {"hats": (8, 8), "add b": (6, 6), "style c": (2, 2), "改变 d": (0, 0)}
+    with (
+        endpoint_server.serve(say(endpoint_server, lenient)) as one,
+        endpoint_server.serve(say(endpoint_server, strict)) as two,
+    ):
+        judges = (judge_at(one, "internvl3-78b"), judge_at(two, "gpt-5"))
+        evaluate_benchmark(request_of(*judges, overrides=(ours,)))
+    results = read(bench / "run")
+    (agreed,) = [row for row in results["agreement"] if row["measure"] == "SC"]
+    assert (agreed["count"], agreed["bias"], agreed["distance"]) == (4, -2.0, 2.0)
+    assert agreed["rank"] == pytest.approx(1.0)
+    kin = [warning for warning in results["warnings"] if "same family" in warning]
+    assert len(kin) == 1
+    assert "ours was trained under /models/InternVL3-14B and is marked by internvl3-78b" in kin[0]
+    assert results["editors"][0]["about"]["steps"] == 1
+    assert len(list((bench / "run" / "outputs" / "ours").rglob("*.png"))) == 4
+    with pytest.raises(OutputError, match="with another steps"):
+        evaluate_benchmark(request_of(*judges, overrides=(ours.replace("steps=1", "steps=2"),)))
+
+
+def test_a_dry_run_asks_nothing(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        evaluate_benchmark(request_of(judge_at(server, input_price="1", output_price="2"), dry_run=True))
+        assert not server.asked
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "others: 1 of 4 edits to make" in shown
+    assert "at most about" in shown
+    assert "USD" in shown
+    assert not (bench / "run" / "results.json").exists()
+
+
+def test_two_runs_compare(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, marks in (("one", {"hats": (4, 4)}), ("two", {"hats": (6, 6)})):
+        with endpoint_server.serve(say(endpoint_server, marks)) as server:
+            evaluate_benchmark(
+                request_of(judge_at(server), editors=("theirs",), output=bench / name, languages=("en",))
+            )
+    capsys.readouterr()
+    compare_runs(str(bench / "one"), str(bench / "two"), as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    semantic = next(row for row in rows if row["measure"] == "SC")
+    assert (semantic["count"], semantic["difference"]) == (3, 0.5)  # 2 of one of two edits of one of two categories
+    assert semantic["low"] == 0.0
+    assert semantic["high"] == 1.0
+    compare_runs(str(bench / "one"), str(bench / "two"), as_json=False)
+    assert "+0.50" in capsys.readouterr().out
+
+
+def test_what_does_not_compare(bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType) -> None:
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        evaluate_benchmark(request_of(judge_at(server), output=bench / "both"))
+        evaluate_benchmark(request_of(judge_at(server, "other"), editors=("theirs",), output=bench / "other"))
+        imgedit = request_of(judge_at(server), editors=("theirs",), output=bench / "imgedit", scorer="imgedit")
+        evaluate_benchmark(imgedit)
+    one = f"{bench / 'both'}:theirs"
+    compare_runs(one, f"{bench / 'both'}:others", as_json=True)
+    for first, second, error, why in (
+        (str(bench / "both"), one, ConfigError, "holds several editors; give .*:EDITOR, one of theirs, others"),
+        (one, f"{bench / 'both'}:nobody", ConfigError, "has no editor nobody"),
+        (one, str(bench / "other"), ConfigError, "no judge in common"),
+        (one, str(bench / "imgedit"), ConfigError, "another scorer"),
+        (one, str(bench / "nowhere"), DataError, "name the folder of an evaluation"),
+    ):
+        with pytest.raises(error, match=why):
+            compare_runs(first, second, as_json=False)
+
+
+def test_what_is_asked_for_has_to_fit(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    judge = "endpoint:http://127.0.0.1:9/v1,model=a"
+    for wrong, why in (
+        (request_of(), "needs a judge"),
+        (request_of(judge, features=("dino:x",)), "leave out --features"),
+        (request_of(judge, judge), "two judges are called a"),
+        (request_of(judge, editors=("theirs", "theirs")), "two editors are called theirs"),
+        (request_of(scorer="similarity"), "needs --features"),
+        (request_of(judge, scorer="similarity"), "asks no judge"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            evaluate_benchmark(wrong)
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        evaluate_benchmark(request_of(judge_at(server), editors=("theirs",)))
+        with pytest.raises(OutputError, match="holds an evaluation with another scorer"):
+            evaluate_benchmark(request_of(judge_at(server), editors=("theirs",), scorer="imgedit"))
