@@ -105,7 +105,20 @@ def test_help_tells_a_stranger_where_to_begin(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "edit", "train", "evaluate", "oracle", "import", "export", "judge", "judge audit", "tiny", "tiny build"],
+    [
+        "demo",
+        "edit",
+        "train",
+        "evaluate",
+        "compare",
+        "oracle",
+        "import",
+        "export",
+        "judge",
+        "judge audit",
+        "tiny",
+        "tiny build",
+    ],
 )
 def test_every_command_has_help(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
@@ -254,7 +267,54 @@ def test_oracle_and_evaluate(run: Run, stub: Any) -> None:
     assert calls == [((5,), {})]
     calls = stub("nopair.evaluation.world", "evaluate")
     assert run("evaluate", "--model", "m", "--per-category", "2", "--seed", "1", "-o", "out")[0] == 0
-    assert calls == [(("m", 2, 1, Path("out"), "auto"), {})]
+    assert run("evaluate")[0] == 0
+    assert calls == [
+        (("m", 2, 1, Path("out"), "auto"), {}),
+        (("tiny:editor", 32, 0, Path("runs/evaluate"), "auto"), {}),
+    ]
+
+
+def test_evaluate_on_a_benchmark(run: Run, stub: Any) -> None:
+    calls = stub("nopair.evaluation.scoreboard.command", "evaluate_benchmark")
+    sys.modules["nopair.evaluation.scoreboard.command"].__dict__["Request"] = dict
+    options = (
+        "--benchmark",
+        "gedit:g",
+        "--editor",
+        "nopair:a",
+        "--editor",
+        "outputs:b",
+        "--judge",
+        "endpoint:u,model=m",
+    )
+    more = ("--language", "en", "--per-category", "3", "--rubric", "r.py", "--dry-run", "-o", "out", "--device", "cpu")
+    assert run("evaluate", *options, *more)[0] == 0
+    assert run("evaluate", "--benchmark", "folder:f", "--model", "m", "--seed", "4", "--scorer", "similarity")[0] == 0
+    first, second = (arguments[0] for arguments, _ in calls)
+    assert first == {
+        "benchmark": "gedit:g",
+        "editors": ("nopair:a", "outputs:b"),
+        "judges": ("endpoint:u,model=m",),
+        "features": (),
+        "scorer": None,
+        "rubric": Path("r.py"),
+        "languages": ("en",),
+        "per_category": 3,
+        "output": Path("out"),
+        "device": "cpu",
+        "dry_run": True,
+        "command": f"nopair evaluate {' '.join([*options, *more])}",
+    }
+    assert second["editors"] == ("nopair:m,seed=4",)
+    code, _, err = run("evaluate", "--judge", "local:x")
+    assert code == 2
+    assert "--benchmark" in err
+
+
+def test_compare(run: Run, stub: Any) -> None:
+    calls = stub("nopair.evaluation.scoreboard.comparison", "compare_runs")
+    assert run("compare", "a", "b:mine", "--json")[0] == 0
+    assert calls == [(("a", "b:mine"), {"as_json": True})]
 
 
 def test_judge_audit(run: Run, stub: Any) -> None:

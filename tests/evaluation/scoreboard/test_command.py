@@ -272,3 +272,41 @@ def test_what_is_asked_for_has_to_fit(
         evaluate_benchmark(request_of(judge_at(server), editors=("theirs",)))
         with pytest.raises(OutputError, match="holds an evaluation with another scorer"):
             evaluate_benchmark(request_of(judge_at(server), editors=("theirs",), scorer="imgedit"))
+
+
+def test_subjects_are_compared_by_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DreamBooth's set as published, with a stand-in for the encoder: the mean of red."""
+    from nopair.data.images import load_image
+    from nopair.evaluation.scorers import similarity
+
+    class Red:
+        names, version = ("DINO",), "red"
+
+        def __call__(self, output: Path, photos: Any, caption: str) -> dict[str, float | None]:
+            return {"DINO": float(load_image(output)[0].mean())}
+
+    monkeypatch.setattr(similarity, "load_dino", lambda folder, device: Red())
+    text = "subject_name,class\ncan,can\nObject Prompts\n'a {0} {1} x'.format(a, b)\nLive Subject Prompts\n'y {0}'.format(a)\n"
+    (tmp_path / "dataset" / "can").mkdir(parents=True)
+    (tmp_path / "dataset" / "prompts_and_classes.txt").write_text(text)
+    save_image(torch.zeros(3, 8, 8), tmp_path / "dataset" / "can" / "00.jpg")
+    (tmp_path / "theirs" / "can").mkdir(parents=True)
+    save_image(torch.ones(3, 8, 8), tmp_path / "theirs" / "can" / "00.png")
+    request = Request(
+        benchmark=f"dreambooth:{tmp_path / 'dataset'}",
+        editors=(f"outputs:{tmp_path / 'theirs'}",),
+        judges=(),
+        features=("dino:anywhere",),
+        scorer=None,
+        rubric=None,
+        languages=(),
+        per_category=None,
+        output=tmp_path / "run",
+        device="cpu",
+        dry_run=False,
+        command="",
+    )
+    evaluate_benchmark(request)
+    results = read(tmp_path / "run")
+    assert results["scores"][0]["total"] == {"DINO": {"mean": 1.0, "count": 1, "missing": 0}}
+    assert results["judges"] == [{"name": "features", "version": "red"}]

@@ -1,0 +1,48 @@
+"""Which family a judge is of, and whether an editor was trained under one."""
+
+from pathlib import Path
+
+import pytest
+
+from nopair.evaluation.charts import bar_chart
+from nopair.evaluation.scoreboard.families import family, training_judges
+
+
+@pytest.mark.parametrize(
+    ("name", "kin"),
+    [
+        ("Qwen/Qwen2.5-VL-72B-Instruct-AWQ", "qwen"),
+        ("/models/InternVL3-14B-hf", "internvl"),
+        ("llava_onevision 0a1b bf16", "llava"),
+        ("gpt-4.1-2025-04-14", "gpt"),
+        ("o4-mini", "gpt"),
+        ("gemini-2.5-flash", "gemini"),
+        ("my-judge", None),
+        ("", None),
+    ],
+)
+def test_names_tell_families(name: str, kin: str | None) -> None:
+    assert family(name) == kin
+
+
+def test_a_run_leaves_its_judges_beside_its_editor(tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    assert training_judges(str(editor), None) is None
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("judge: {path: tiny:judge}\nensemble:\n- path: /gone/Qwen3-VL\n- weight: 1\n")
+    assert training_judges(str(editor), None) == ("tiny:judge (llava_onevision)", "/gone/Qwen3-VL")
+    assert training_judges(str(editor), "told") == ("told",)
+    for text in ("[]", "{", "judge: 3\n", "judge: {path: 4}\n"):
+        recipe.write_text(text)
+        assert training_judges(str(editor), None) is None
+
+
+def test_bars_show_every_value_and_miss_none() -> None:
+    chart = bar_chart("<O>", {"add": {"a": 10.0, "b": 5.0}, "style": {"a": None, "b": 0.0}}, 10.0)
+    assert chart.count("<rect") == 4
+    widths = [float(part.partition('"')[0]) for part in chart.split(' width="')[1:]]
+    assert widths[0] == pytest.approx(2 * widths[1])
+    assert widths[2:] == [0.0, 0.0]
+    assert "style, a: missing" in chart
+    assert "&lt;O&gt;" in chart
+    assert bar_chart("none", {}, 10.0).endswith("</svg>")
