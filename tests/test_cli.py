@@ -294,7 +294,7 @@ def test_evaluate_on_a_benchmark(run: Run, stub: Any) -> None:
     assert first == {
         "benchmark": "gedit:g",
         "editors": ("nopair:a", "outputs:b"),
-        "judges": ("endpoint:u,model=m",),
+        "judges": ("local:m",),
         "features": (),
         "scorer": None,
         "rubric": Path("r.py"),

@@ -36,6 +36,33 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], typer.Option(help="Precision of the weights written.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
+BenchmarkName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND:PLACE", help="gedit:, imgedit:, dreambooth:, folder: or jsonl:, instead of the shapes world."
+    ),
+]
+EditorNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND:PLACE", help="nopair:, diffusers:, endpoint: or outputs:, as often as there are editors."
+    ),
+]
+JudgeNames = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KIND:PLACE", help="Who marks: endpoint:URL,model=NAME or local:FOLDER; may be several."),
+]
+ScorerName = Annotated[
+    Literal["viescore", "imgedit", "similarity"] | None,
+    typer.Option(help="How, instead of as the benchmark's makers do."),
+]
+RubricFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Official texts of the scorer, instead of nopair's own.")
+]
+FeatureNames = Annotated[
+    list[str] | None, typer.Option(metavar="KIND:PLACE", help="dino:FOLDER and clip:FOLDER, for similarity.")
+]
+
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
@@ -186,32 +213,12 @@ def evaluate(
     model: Annotated[
         str, typer.Option(metavar="DIR", help="The editor: a model folder, or the one shipped.")
     ] = "tiny:editor",
-    benchmark: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND:PLACE", help="gedit:, imgedit:, dreambooth:, folder: or jsonl:, instead of the shapes world."
-        ),
-    ] = None,
-    editor: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND:PLACE", help="nopair:, diffusers:, endpoint: or outputs:, as often as there are editors."
-        ),
-    ] = None,
-    judge: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND:PLACE", help="Who marks: endpoint:URL,model=NAME or local:FOLDER; may be several."),
-    ] = None,
-    scorer: Annotated[
-        Literal["viescore", "imgedit", "similarity"] | None,
-        typer.Option(help="How, instead of as the benchmark's makers do."),
-    ] = None,
-    rubric: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Official texts of the scorer, instead of nopair's own.")
-    ] = None,
-    features: Annotated[
-        list[str] | None, typer.Option(metavar="KIND:PLACE", help="dino:FOLDER and clip:FOLDER, for similarity.")
-    ] = None,
+    benchmark: BenchmarkName = None,
+    editor: EditorNames = None,
+    judge: JudgeNames = None,
+    scorer: ScorerName = None,
+    rubric: RubricFile = None,
+    features: FeatureNames = None,
     language: Annotated[list[str] | None, typer.Option(help="Only instructions in this language: en, cn.")] = None,
     per_category: Annotated[
         int | None,

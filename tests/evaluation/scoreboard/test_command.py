@@ -286,7 +286,8 @@ def test_subjects_are_compared_by_features(tmp_path: Path, monkeypatch: pytest.M
             return {"DINO": float(load_image(output)[0].mean())}
 
     monkeypatch.setattr(similarity, "load_dino", lambda folder, device: Red())
-    text = "subject_name,class\ncan,can\nObject Prompts\n'a {0} {1} x'.format(a, b)\nLive Subject Prompts\n'y {0}'.format(a)\n"
+    lists = "Object Prompts\n'a {0} {1} x'.format(a, b)\nLive Subject Prompts\n'y {0}'.format(a)\n"
+    text = f"subject_name,class\ncan,can\n{lists}"
     (tmp_path / "dataset" / "can").mkdir(parents=True)
     (tmp_path / "dataset" / "prompts_and_classes.txt").write_text(text)
     save_image(torch.zeros(3, 8, 8), tmp_path / "dataset" / "can" / "00.jpg")
