@@ -285,7 +285,7 @@ def test_evaluate_on_a_benchmark(run: Run, stub: Any) -> None:
         "--editor",
         "outputs:b",
         "--judge",
-        "endpoint:u,model=m",
+        "local:m",
     )
     more = ("--language", "en", "--per-category", "3", "--rubric", "r.py", "--dry-run", "-o", "out", "--device", "cpu")
     assert run("evaluate", *options, *more)[0] == 0
