@@ -37,8 +37,8 @@ def synthesize_on_ray(photos: Path, dataset: Path, recipe: SynthesisRecipe, cons
             `nopair.synthesis.run.synthesize`; the first error of a part, after all parts have ended.
     """
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports] (an extra)
+        import ray.data  # pyright: ignore[reportMissingImports] (an extra)
     except ImportError:
         raise MissingExtraError("ray", "ray") from None
     work = Work((dataset / WORK).absolute())
