@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nopair.device import choose_device
-from nopair.errors import ConfigError
+from nopair.device import choose_device, enough_memory
+from nopair.errors import ConfigError, MemoryShortError
 
 
 @pytest.fixture
@@ -50,3 +50,20 @@ def test_what_a_name_means(cards: None, name: str, card: int, device: str) -> No
 def test_what_is_refused(cards: None, name: str, card: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         choose_device(name, card)
+
+
+def test_a_device_without_memory_is_one_line() -> None:
+    gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ...")
+    with (
+        pytest.raises(MemoryShortError, match=r"no memory left \(it was asked for 2.50 GiB more\); take less"),
+        enough_memory("take less"),
+    ):
+        raise gpu
+    asked = r"no memory left \(it was asked for 4611686018427387904 bytes more\)"
+    with pytest.raises(MemoryShortError, match=asked), enough_memory("take less"):
+        torch.empty(2**60, dtype=torch.float32)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="size of tensor"), enough_memory("take less"):
+        torch.ones(2) + torch.ones(3)

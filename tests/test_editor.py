@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import torch
@@ -251,3 +251,19 @@ def test_an_image_may_be_edited_in_place(editor: Editor, tmp_path: Path) -> None
     with Image.open(path) as image:
         assert image.size == (20, 30)  # upright in the file itself
         assert 0x0112 not in image.getexif()
+
+
+def test_a_batch_that_does_not_fit_is_edited_one_by_one(
+    editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = editor_module.rollout
+
+    def short(velocity: Any, noises: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        if noises.shape[1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+        return sampler(velocity, noises, times)
+
+    jobs = _jobs(tmp_path)
+    monkeypatch.setattr(editor_module, "rollout", short)
+    assert [(job, error) for job, error in run_jobs(editor, jobs, 8)] == [(job, None) for job in jobs]
+    assert all(job.output.is_file() for job in jobs)

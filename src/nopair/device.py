@@ -1,10 +1,16 @@
 """Where a command's models compute: the one place that turns `--device` into a device."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import torch
 
-from nopair.errors import ConfigError
+from nopair.errors import ConfigError, MemoryShortError
+
+_CPU_REFUSES: Final = "DefaultCPUAllocator"
+"""torch has no class of its own for this on the CPU, only a RuntimeError that names the allocator."""
 
 
 def choose_device(name: str, card: int = 0) -> torch.device:
@@ -23,3 +29,20 @@ def choose_device(name: str, card: int = 0) -> torch.device:
         found = f"only {cards} here, counted from 0" if cards else "none here that this torch can use"
         raise ConfigError(f"device {name}: there is no GPU {number}, {found}; choose another, or use --device cpu")
     return torch.device("cuda", number)
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Inside, a device that runs out of memory is told in one line that ends in `advice`.
+
+    Raises:
+        MemoryShortError: a device ran out of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _CPU_REFUSES not in str(error):
+            raise
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        more = f" (it was asked for {asked[1]} more)" if asked else ""
+        raise MemoryShortError(f"the device has no memory left{more}; {advice}") from None

@@ -16,6 +16,7 @@ from nopair.backbones.load import load_backbone
 from nopair.data.files import folder_atomic
 from nopair.data.images import Fitted, fit, load_image, restore, save_image
 from nopair.data.jobs import Job, require_instruction
+from nopair.device import enough_memory
 from nopair.errors import ModelError, NopairError
 from nopair.method.flow import levels
 from nopair.method.rollout import rollout, sampler_levels
@@ -102,6 +103,7 @@ class Editor:
 
         Raises:
             InstructionError: an instruction is empty.
+            MemoryShortError: so many at a time do not fit the device.
         """
         if not len(reference) == len(instructions) == len(seeds):
             raise ValueError(
@@ -114,6 +116,13 @@ class Editor:
             )
         if not len(reference):
             return reference.clone()
+        with enough_memory("edit fewer images at a time (--batch 1), or on another device (--device cpu)"):
+            return self._edited(reference, instructions, seeds)
+
+    def _edited(
+        self, reference: Float[Tensor, "batch 3 height width"], instructions: Sequence[str], seeds: Sequence[int]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        size = (self.settings.height, self.settings.width)
         text = self.backbone.encode_text([require_instruction(instruction) for instruction in instructions])
         device = next(self.backbone.transformer.parameters()).device
         clean = self.backbone.encode_image(reference.to(device))

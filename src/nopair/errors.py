@@ -60,6 +60,12 @@ class TrainingError(NopairError):
     exit_code = 3
 
 
+class MemoryShortError(NopairError):
+    """A device has not enough memory for what was asked of it."""
+
+    exit_code = 3
+
+
 class DataError(NopairError):
     """The training data cannot be used."""
 

@@ -22,6 +22,7 @@ from nopair.data.loader import OnDevice, Source
 from nopair.data.order import Sizes
 from nopair.data.photos import PhotoSource
 from nopair.data.tables import open_table
+from nopair.device import enough_memory
 from nopair.editor import Editor, Settings
 from nopair.errors import ModelError
 from nopair.judges.base import Judge
@@ -42,6 +43,7 @@ from nopair.world.scenes import SIZE
 
 EDITOR: Final = "editor"
 """Folder of the trained editor within a run's folder."""
+LESS: Final = "nopair plan RECIPE tells what takes it and which switch saves how much, docs/memory.md what each costs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +220,7 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu") -> None:
         NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
     """
     directory = Path(recipe.output)
-    with joined(device) as (ranks, place):
+    with joined(device) as (ranks, place), enough_memory(LESS):
         console = Console(quiet=not ranks.writes)
         training = compose(recipe, place, ranks)
         run_phases(
