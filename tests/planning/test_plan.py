@@ -162,7 +162,7 @@ def test_json_is_plain_and_has_the_peak(demo: Plan) -> None:
 
 
 def test_a_reserve_is_left_alone() -> None:
-    full = Plan("x", 1, {}, {}, (StagePlan("s", {"a": round(24 * GIB * (1 - RESERVE))}, {}),), ())
+    full = Plan("x", 1, {}, {}, (StagePlan("s", {"a": int(24 * GIB * (1 - RESERVE))}, {}),), ())
     assert full.fits(24.0)
     assert not full.fits(23.9)
 

@@ -10,8 +10,9 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from nopair.config import load_recipe, path_override, recipe_names
+from nopair.config import load_recipe, recipe_names
 from nopair.planning.plan import GIB, plan
+from nopair.settings import path_override
 from nopair.training.run import EDITOR, train
 
 TESTS = Path(__file__).parent.parent

@@ -38,7 +38,7 @@ class Throughput:
     tflops: float
     efficiency: float = EFFICIENCY
 
-    def seconds(self, flops: float) -> float:
+    def seconds(self, flops: int) -> float:
         """Estimated time of so many operations."""
         return flops / (self.tflops * 1e12 * self.efficiency)
 
