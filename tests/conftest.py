@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -47,16 +48,40 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def endpoint_server() -> ModuleType:
-    """The module `endpoint_server.py`: `--import-mode=importlib` knows no sibling modules."""
-    path = Path(__file__).with_name("endpoint_server.py")
-    spec = importlib.util.spec_from_file_location("nopair_test_endpoint_server", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def sibling() -> Callable[[str], ModuleType]:
+    """The module in a file of the tests, its path relative to their folder: `--import-mode=importlib` knows no sibling
+    modules."""
+
+    def load(path: str) -> ModuleType:
+        name = "nopair_tests_" + path.replace("/", "_").removesuffix(".py")
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        return sys.modules[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def endpoint_server(sibling: Callable[[str], ModuleType]) -> ModuleType:
+    """A local OpenAI-compatible server with scripted replies."""
+    return sibling("endpoint_server.py")
+
+
+@pytest.fixture(scope="session")
+def tiny_bases(sibling: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random models, one of each family: `zimage`, `flux2`, `qwen_image`, `sd3`. To be read only."""
+    folder = tmp_path_factory.mktemp("bases")
+    zimage = sibling("backbones/conftest.py").tiny_backbone(seed=0)
+    zimage.save(folder / "zimage")
+    for name in ("flux2", "qwen_image"):
+        sibling(f"backbones/{name}/conftest.py")._tiny(zimage.tokenizer).save(folder / name)
+    sd3 = sibling("backbones/sd3/conftest.py")
+    sd3._publish(sd3._pipeline(t5=True), folder / "sd3")
+    return folder
 
 
 @pytest.fixture(autouse=True)

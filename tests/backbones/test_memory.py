@@ -1,12 +1,9 @@
 """What every family does to save memory, and that it changes no result."""
 
 import gc
-import importlib.util
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,34 +15,8 @@ from nopair.backbones.folder import drop_weights
 from nopair.backbones.load import load_backbone
 from nopair.backbones.roles import TRAINED, FullRoles, LoraRoles, Role, Roles
 
-HERE = Path(__file__).parent
 FAMILIES = ("zimage", "flux2", "sd3", "qwen_image")
 PROMPTS = ["make the circle red", "a blue square on a grey ground"]
-
-
-def module(path: str) -> ModuleType:
-    """Another test folder's builders: `--import-mode=importlib` knows no sibling modules."""
-    name = "nopair_memory_" + path.replace("/", "_").removesuffix(".py")
-    spec = importlib.util.spec_from_file_location(name, HERE / path)
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model of each family."""
-    folder = tmp_path_factory.mktemp("families")
-    zimage = module("conftest.py").tiny_backbone(seed=0)
-    zimage.save(folder / "zimage")
-    for name in ("flux2", "qwen_image"):
-        module(f"{name}/conftest.py")._tiny(zimage.tokenizer).save(folder / name)
-    sd3 = module("sd3/conftest.py")
-    sd3._publish(sd3._pipeline(t5=True), folder / "sd3")
-    return folder
 
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -102,9 +73,9 @@ def kept_bytes(work: Callable[[], Tensor]) -> tuple[Tensor, int]:
 @every_family
 @pytest.mark.parametrize("make", [FullRoles.of, lora], ids=["full", "lora"])
 def test_every_trained_role_recomputes_and_gets_the_same_gradients(
-    make: Callable[[Backbone], Roles], family: str, folders: Path
+    make: Callable[[Backbone], Roles], family: str, tiny_bases: Path
 ) -> None:
-    plain, small = load_backbone(folders / family), load_backbone(folders / family)
+    plain, small = load_backbone(tiny_bases / family), load_backbone(tiny_bases / family)
     small.checkpoint()
     expected, found = make(plain), make(small)
     for roles in (expected, found):
@@ -126,8 +97,8 @@ def test_every_trained_role_recomputes_and_gets_the_same_gradients(
 
 
 @every_family
-def test_decoding_recomputes_and_gets_the_same_gradient(family: str, folders: Path, tmp_path: Path) -> None:
-    backbone = load_backbone(folders / family)
+def test_decoding_recomputes_and_gets_the_same_gradient(family: str, tiny_bases: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_bases / family)
     latents = torch.randn(2, *backbone.latent_shape(32, 64), generator=torch.Generator().manual_seed(1))
     states = dict(decoder(backbone).state_dict())
 
@@ -159,9 +130,9 @@ def decoder(backbone: StoredBackbone) -> nn.Module:
 
 @every_family
 def test_adapters_on_a_half_precision_base_have_full_gradients_near_those_of_the_full_base(
-    family: str, folders: Path
+    family: str, tiny_bases: Path
 ) -> None:
-    full, half = (lora(load_backbone(folders / family, dtype)) for dtype in (torch.float32, torch.bfloat16))
+    full, half = (lora(load_backbone(tiny_bases / family, dtype)) for dtype in (torch.float32, torch.bfloat16))
     for roles in (full, half):
         wake(roles)
     wanted, found = gradients(full, "student"), gradients(half, "student")
@@ -176,8 +147,8 @@ def test_adapters_on_a_half_precision_base_have_full_gradients_near_those_of_the
 
 
 @every_family
-def test_a_dropped_text_encoder_is_gone_and_the_rest_works(family: str, folders: Path) -> None:
-    backbone: Any = load_backbone(folders / family)
+def test_a_dropped_text_encoder_is_gone_and_the_rest_works(family: str, tiny_bases: Path) -> None:
+    backbone: Any = load_backbone(tiny_bases / family)
     encoders = [
         getattr(backbone, name)
         for name in ("text_encoder", "text_encoder_2", "text_encoder_3")

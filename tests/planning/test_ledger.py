@@ -76,3 +76,16 @@ def test_an_owner_ends_with_its_block(fail: bool) -> None:
             pass
         kept = torch.ones(1)
     assert ledger.bytes_of(TEMPORARY) == kept.nbytes
+
+
+def test_what_is_aside_does_not_decide_which_moment_is_the_worst() -> None:
+    ledger = Ledger("cpu", aside="state")
+    with ledger:
+        ledger.stage("all")
+        work = torch.zeros(100)
+        del work
+        with ledger.owner("state"):
+            state = torch.zeros(1000)
+    assert ledger.stages["all"].peak == {TEMPORARY: 400}
+    assert ledger.stages["all"].peak_bytes == 400
+    assert ledger.bytes_of("state") == state.nbytes

@@ -1,9 +1,8 @@
 """The recipes by base and tier: planned to fit, and run for two steps on tiny models of their families."""
 
-import importlib.util
 import json
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,6 @@ from nopair.planning.plan import GIB, plan
 from nopair.settings import path_override
 from nopair.training.run import EDITOR, train
 
-TESTS = Path(__file__).parent.parent
 BASES = {"zimage": "zimage", "flux2-klein": "flux2", "sd35-medium": "sd3", "qwen-image": "qwen_image"}
 TIERS = {"24gb": (24.0, 1), "48gb": (48.0, 1), "80gb": (80.0, 1), "8x80gb": (80.0, 8)}
 """GiB of a card and how many of them."""
@@ -34,13 +32,12 @@ def test_every_base_has_a_recipe_for_every_tier() -> None:
 
 
 QUICK = ("zimage-24gb",)
-ALL = "NOPAIR_ALL_PLANS"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_planned_to_fit_its_tier(name: str) -> None:
-    if name not in QUICK and ALL not in os.environ:
-        pytest.skip(f"a plan of full size takes a minute; set {ALL}=1 to make all of them")
+    if name not in QUICK and not os.environ.get("TEST_PLANS"):
+        pytest.skip("a plan of full size takes a minute; TEST_PLANS=1 makes all of them")
     gib, ranks = TIERS[parts(name)[1]]
     recipe = load_recipe(name, SHORTER)
     planned = plan(recipe, ranks=ranks, switches=False)
@@ -52,30 +49,12 @@ def test_a_recipe_is_planned_to_fit_its_tier(name: str) -> None:
         assert planned.peak_bytes < 22 * GIB
 
 
-def module(path: str) -> ModuleType:
-    """Another test folder's builders: `--import-mode=importlib` knows no sibling modules."""
-    name = "nopair_recipes_" + path.replace("/", "_").removesuffix(".py")
-    spec = importlib.util.spec_from_file_location(name, TESTS / path)
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return made
-
-
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny random models: `zimage`, `flux2`, `qwen_image`, `sd3`, and two judges by their `model_type`; two photos."""
+def models(tmp_path_factory: pytest.TempPathFactory, sibling: Callable[[str], ModuleType]) -> Path:
+    """Two tiny random judges by their `model_type`, and two photos."""
     folder = tmp_path_factory.mktemp("models")
-    zimage = module("backbones/conftest.py").tiny_backbone(seed=0)
-    zimage.save(folder / "zimage")
-    for name in ("flux2", "qwen_image"):
-        module(f"backbones/{name}/conftest.py")._tiny(zimage.tokenizer).save(folder / name)
-    sd3 = module("backbones/sd3/conftest.py")
-    sd3._publish(sd3._pipeline(t5=True), folder / "sd3")
     for name in ("internvl", "llava_onevision"):
-        module("judges/families.py").CASES[name].save(folder / name)
+        sibling("judges/families.py").CASES[name].save(folder / name)
     lines = []
     for number in range(2):
         Image.new("RGB", (70, 50 + number), (90 * number, 30, 60)).save(folder / f"{number}.png")
@@ -86,12 +65,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_trains_two_steps_on_tiny_models(name: str, models: Path, tmp_path: Path) -> None:
+def test_a_recipe_trains_two_steps_on_tiny_models(name: str, tiny_bases: Path, models: Path, tmp_path: Path) -> None:
     """All that a CPU cannot do, and all that costs time, is turned down; the rest is the recipe's own."""
     recipe = load_recipe(name)
     judge = "internvl" if "InternVL" in recipe.judge.path else "llava_onevision"
     small = [
-        path_override("base.path", models / BASES[parts(name)[0]]),
+        path_override("base.path", tiny_bases / BASES[parts(name)[0]]),
         path_override("judge.path", models / judge),
         path_override("data.path", models / "photos.jsonl"),
         path_override("data.cache", tmp_path / "cache"),

@@ -1,9 +1,13 @@
 """Real code on tensors without values."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
 from nopair.planning.ledger import Ledger
 from nopair.planning.shapes import META, UNKNOWN, ShapesOnly
@@ -76,3 +80,25 @@ def test_a_training_step_runs_and_leaves_the_modes_behind() -> None:
     assert len(optimiser.state_dict()["state"]) == 4
     with pytest.raises(RuntimeError):
         torch.empty((), device=META).item()
+
+
+OPERATIONS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "sum of a transposed tensor": lambda x: x.t() + 1,
+    "product": lambda x: x @ x.t(),
+    "other dtype": lambda x: x.to(torch.bfloat16) * 2,
+    "mean over a dimension": lambda x: x.mean(0, keepdim=True),
+    "several results": lambda x: torch.max(x, dim=1),
+    "list of results": lambda x: torch.cat([x, x], 1).split(3, 1),
+    "group normalisation": lambda x: functional.layer_norm(x, x.shape[1:]),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_shapes_that_are_remembered_are_those_of_real_tensors(operation: Callable[[torch.Tensor], Any]) -> None:
+    with ShapesOnly():
+        for rows in (4, 4, 5, 4):  # looked up at the second and at the last
+            real = tree_leaves(operation(torch.rand(rows, 6)))
+            found = tree_leaves(operation(torch.empty(rows, 6, device=META)))
+            assert [(one.shape, one.stride(), one.dtype) for one in found] == [
+                (one.shape, one.stride(), one.dtype) for one in real
+            ]

@@ -1,7 +1,6 @@
 """Modules of this folder, as fixtures: `--import-mode=importlib` knows no sibling modules."""
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -9,15 +8,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def toy() -> ModuleType:
+def toy(sibling: Callable[[str], ModuleType]) -> ModuleType:
     """The module `toy.py`."""
-    spec = importlib.util.spec_from_file_location("nopair_test_synthesis_toy", Path(__file__).with_name("toy.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return sibling("synthesis/toy.py")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
 """Any base under any judge: tiny random models of every family train, save, resume, export and edit."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +21,6 @@ from nopair.judges.questions import questions_for
 from nopair.settings import path_override
 from nopair.training.run import EDITOR, compose, train
 
-TESTS = Path(__file__).parent.parent
 BASES = ("zimage", "flux2", "sd3", "qwen_image")
 JUDGES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 SHORT = [
@@ -43,30 +41,12 @@ ADAPTERS = {
 LORA = ["base.roles=lora", "base.lora.rank=8"]
 
 
-def module(path: str) -> ModuleType:
-    """Another test folder's builders: `--import-mode=importlib` knows no sibling modules."""
-    name = "nopair_matrix_" + path.replace("/", "_").removesuffix(".py")
-    spec = importlib.util.spec_from_file_location(name, TESTS / path)
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return made
-
-
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tiny_bases: Path, tmp_path_factory: pytest.TempPathFactory, sibling: Callable[[str], ModuleType]) -> Path:
     """A folder with one of each family: `bases/NAME` and `judges/NAME`."""
     folder = tmp_path_factory.mktemp("models")
-    zimage = module("backbones/conftest.py").tiny_backbone(seed=0)
-    zimage.save(folder / "bases" / "zimage")
-    for name in ("flux2", "qwen_image"):
-        builder = module(f"backbones/{name}/conftest.py")
-        builder._tiny(zimage.tokenizer).save(folder / "bases" / name)
-    sd3 = module("backbones/sd3/conftest.py")
-    sd3._publish(sd3._pipeline(t5=True), folder / "bases" / "sd3")
-    families = module("judges/families.py")
+    (folder / "bases").symlink_to(tiny_bases)
+    families = sibling("judges/families.py")
     for name in JUDGES:
         families.CASES[name].save(folder / "judges" / name)
     return folder

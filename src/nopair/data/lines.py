@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import ValidationError
 
 from nopair.data.files import read_photo
-from nopair.data.records import measure, problem_of
-from nopair.data.tables import Ask, Shapes, category_number
+from nopair.data.records import problem_of
+from nopair.data.tables import Ask, Shapes, measured
 from nopair.errors import DataError
 
 
@@ -48,13 +47,7 @@ class LinesTable:
 
     def shapes(self) -> Shapes:
         """See `Table.shapes`. Reads the header of every photo."""
-        sizes = np.empty((2, len(self)), np.int32)
-        for row in range(len(self)):
-            name, content = self.photo(row)
-            facts = measure(content, name)
-            sizes[:, row] = facts.height, facts.width
-        categories = np.array([category_number(ask.category) for ask in self.asks], np.uint8)
-        return Shapes(sizes[0], sizes[1], categories)
+        return measured(self)
 
     def ask(self, row: int) -> Ask:
         """See `Table.ask`."""

@@ -15,7 +15,7 @@ from jaxtyping import Integer
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from nopair.data.files import is_folder
-from nopair.data.records import CATEGORIES, Category, Words
+from nopair.data.records import CATEGORIES, Category, Words, measure
 from nopair.errors import DataError
 
 
@@ -100,6 +100,21 @@ def open_table(path: Path) -> Table:
     if tars:
         return TarTable.read(tars)
     raise DataError(f"{path}: holds no dataset; expected {CARD}, metadata.jsonl or .tar files in it")
+
+
+def measured(table: Table) -> Shapes:
+    """Shapes of a table that keeps none: every photo is read.
+
+    Raises:
+        ImageError: a photo cannot be read.
+    """
+    shapes = Shapes(*(np.empty(len(table), kind) for kind in (np.int32, np.int32, np.uint8)))
+    for row in range(len(table)):
+        name, content = table.photo(row)
+        facts = measure(content, name)
+        shapes.heights[row], shapes.widths[row] = facts.height, facts.width
+        shapes.categories[row] = category_number(table.ask(row).category)
+    return shapes
 
 
 def category_number(category: str) -> int:

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nopair.data.files import IMAGE_FORMATS, read_part
 from nopair.data.lines import parse_ask
-from nopair.data.records import measure
-from nopair.data.tables import Ask, Shapes, category_number
+from nopair.data.tables import Ask, Shapes, measured
 from nopair.errors import DataError
 
 
@@ -54,13 +51,7 @@ class TarTable:
 
     def shapes(self) -> Shapes:
         """See `Table.shapes`. Reads every photo."""
-        sizes = np.empty((2, len(self)), np.int32)
-        for row in range(len(self)):
-            name, content = self.photo(row)
-            facts = measure(content, name)
-            sizes[:, row] = facts.height, facts.width
-        categories = np.array([category_number(ask.category) for ask in self.asks], np.uint8)
-        return Shapes(sizes[0], sizes[1], categories)
+        return measured(self)
 
     def ask(self, row: int) -> Ask:
         """See `Table.ask`."""

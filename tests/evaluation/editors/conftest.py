@@ -1,7 +1,5 @@
 """Items to edit, and the tiny pipelines as a module (tests are no package)."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,14 +12,8 @@ from nopair.evaluation.benchmarks.base import Item
 
 
 @pytest.fixture(scope="session")
-def pipelines() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("nopair_test_pipelines", Path(__file__).with_name("pipelines.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def pipelines(sibling: Callable[[str], ModuleType]) -> ModuleType:
+    return sibling("evaluation/editors/pipelines.py")
 
 
 @pytest.fixture
