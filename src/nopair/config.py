@@ -139,6 +139,19 @@ class EditPhaseConfig(PhaseConfig):
     reference_weight: NotNegative = Field(
         default=0.0, description="weight of the latent error to the reference on `nothing`"
     )
+    preservation_weight: NotNegative = Field(
+        default=0.0, description="weight of that error on all records, which holds edits back, too; not in the paper"
+    )
+    judge_loss: Literal["binary", "vocabulary"] = Field(
+        default="binary", description="cross-entropy over the words Yes and No, or over all of the judge's vocabulary"
+    )
+    questions: tuple[Literal["edit", "identity"], ...] = Field(
+        default=("edit", "identity"), description="kinds of question that are put to the judge"
+    )
+    unroll: Literal["one-step", "two-step", "full"] = Field(
+        default="two-step",
+        description="calls of the student that make a training sample: one, two, or all that the sampler makes",
+    )
     guidance: Mapping[str, NotNegative] = Field(
         default={"default": 3.0}, description="teacher's guidance scale by category; `default` for those not named"
     )

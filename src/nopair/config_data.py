@@ -19,6 +19,9 @@ class WorldDataConfig(Section):
     categories: tuple[Words, ...] | None = Field(
         default=None, min_length=1, description="kinds of edit to train; null for all"
     )
+    limit: Count | None = Field(
+        default=None, description="different records to train on, over and over; null for as many as training asks for"
+    )
     cache: Words | None = Field(
         default=None,
         description="folder for encoded prompts and references, made before training; the text encoder is then dropped",

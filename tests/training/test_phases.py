@@ -19,6 +19,7 @@ from nopair.method.flow import levels
 from nopair.training.loop import run_phases
 from nopair.training.phases import Draws, EditPhase, Parts, WarmupPhase
 from nopair.training.sampling import Sampler
+from nopair.types import Text
 from nopair.world.records import WorldSource
 
 QUICK = [
@@ -172,3 +173,38 @@ def test_the_judge_moves_the_student_towards_its_answer() -> None:
     phase = EditPhase(make_parts(recipe))
     losses = [phase.step(index)["judge"] for index in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])
+
+
+@pytest.mark.parametrize(("unroll", "calls"), [("one-step", 1), ("two-step", 2), ("full", 4)])
+def test_a_sample_is_made_in_as_many_calls_as_the_recipe_says(
+    monkeypatch: pytest.MonkeyPatch, unroll: str, calls: int
+) -> None:
+    parts = make_parts(make_recipe(f"npedit.unroll={unroll}", "npedit.fake_steps=1"))
+    seen: list[list[float]] = []
+    velocity = ToyBackbone.velocity
+
+    def counted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
+        if reference is not None:  # the student's alone have one
+            seen.append(t.tolist())
+        return velocity(self, noisy, t, text, reference)
+
+    monkeypatch.setattr(ToyBackbone, "velocity", counted)
+    EditPhase(parts).step(0)
+    assert len(seen) == calls
+    assert seen[0] == [1.0] * 4
+    if unroll == "full":
+        assert [row[0] for row in seen] == pytest.approx(parts.levels.tolist())
+
+
+def test_without_identity_questions_only_the_edit_is_asked_for() -> None:
+    metrics = EditPhase(make_parts(make_recipe("npedit.questions=[edit]"))).step(0)
+    assert "judge_edit" in metrics
+    assert "judge_identity" not in metrics
+
+
+def test_preservation_on_top_adds_its_distance_to_the_total() -> None:
+    plain, held = (
+        EditPhase(make_parts(make_recipe(f"npedit.preservation_weight={weight}"))).step(0) for weight in (0.0, 2.0)
+    )
+    assert plain["preservation"] == held["preservation"] > 0
+    assert held["total"] - plain["total"] == pytest.approx(2 * plain["preservation"], rel=1e-4)

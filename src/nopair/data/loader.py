@@ -21,6 +21,19 @@ class Source(Protocol):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Limited:
+    """The first `count` records of a source, over and over: what training is worth with less data."""
+
+    source: Source
+    count: int
+
+    def batch(self, indices: Sequence[int]) -> EditBatch:
+        """See `Source.batch`."""
+        return self.source.batch([index % self.count for index in indices])
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class OnDevice:
     """A source with its images on `device`: where records leave the CPU, so that training never asks where they are."""
 

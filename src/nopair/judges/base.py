@@ -37,3 +37,26 @@ class Judge(Protocol):
             JudgeError: a question cannot be put to this judge.
         """
         ...
+
+
+@runtime_checkable
+class VocabularyJudge(Judge, Protocol):
+    """A judge that also tells what else it could have said, for the ablation of Eq. 12."""
+
+    @property
+    def answer_tokens(self) -> tuple[int, int]:
+        """Token ids of Yes and No, as they are most simply written."""
+        ...
+
+    def answer_logits(
+        self,
+        reference: Float[Tensor, "batch 3 height width"],
+        edited: Float[Tensor, "batch 3 edited_height edited_width"],
+        questions: Sequence[Sequence[Question]],
+    ) -> Float[Tensor, "batch question vocabulary"]:
+        """Logits of the answer position, in fp32; else as `yes_minus_no`."""
+        ...
+
+    def odds(self, logits: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, "*rows"]:
+        """What `yes_minus_no` makes of such logits."""
+        ...

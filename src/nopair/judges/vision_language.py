@@ -109,6 +109,11 @@ class VisionLanguageJudge:
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True
 
+    @property
+    def answer_tokens(self) -> tuple[int, int]:
+        """See `nopair.judges.base.VocabularyJudge`."""
+        return self.answers.usual
+
     def yes_minus_no(
         self,
         reference: Float[Tensor, "batch 3 height width"],
@@ -119,15 +124,43 @@ class VisionLanguageJudge:
 
         Images may be on another device than the judge; the answers are where `edited` is.
         """
+        places, logits = self._answered(reference, edited, questions)
+        table = edited.new_zeros(len(questions), max(map(len, questions), default=0), dtype=torch.float32)
+        return table if logits is None else table.index_put(places, self.odds(logits).to(table))
+
+    def answer_logits(
+        self,
+        reference: Float[Tensor, "batch 3 height width"],
+        edited: Float[Tensor, "batch 3 edited_height edited_width"],
+        questions: Sequence[Sequence[Question]],
+    ) -> Float[Tensor, "batch question vocabulary"]:
+        """See `nopair.judges.base.VocabularyJudge`."""
+        places, logits = self._answered(reference, edited, questions)
+        size = self.model.get_output_embeddings().weight.shape[0] if logits is None else logits.shape[1]
+        table = edited.new_zeros(len(questions), max(map(len, questions), default=0), size, dtype=torch.float32)
+        return table if logits is None else table.index_put(places, logits.to(table))
+
+    def odds(self, logits: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, "*rows"]:
+        """log p(Yes) - log p(No), in fp32, each summed over the spellings of the answer."""
+        yes, no = (logits[..., list(ids)].float().logsumexp(dim=-1) for ids in (self.answers.yes, self.answers.no))
+        return yes - no
+
+    def _answered(
+        self,
+        reference: Float[Tensor, "batch 3 height width"],
+        edited: Float[Tensor, "batch 3 edited_height edited_width"],
+        questions: Sequence[Sequence[Question]],
+    ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "row vocabulary"] | None]:
+        """(sample, column) of every question, and the logits of its answer; None if there is no question at all."""
         batch = len(questions)
         if not batch == len(reference) == len(edited):
             raise ValueError(f"{len(reference)} references, {len(edited)} edited images, {batch} rows of questions")
         prompts = [self.prompts.prompt(question.prompt) for row in questions for question in row]
-        table = edited.new_zeros(batch, max(map(len, questions), default=0), dtype=torch.float32)
-        if not prompts:
-            return table
         samples = [sample for sample, row in enumerate(questions) for _ in row]
         columns = [column for row in questions for column in range(len(row))]
+        places = torch.tensor(samples), torch.tensor(columns)
+        if not prompts:
+            return places, None
         looks = list(zip(samples, prompts, strict=True))
         images = {True: self._look(edited)}
         if any(not shows_edited for prompt in prompts for shows_edited in prompt.shows_edited):
@@ -136,8 +169,7 @@ class VisionLanguageJudge:
         shown = [images[is_edited][sample] for sample, prompt in looks for is_edited in prompt.shows_edited]
         worth = {is_edited: views[0].features.shape[1] for is_edited, views in images.items()}
         rows = [self.prompts.expand(prompt, worth[True], worth.get(False, 0)) for prompt in prompts]
-        odds = self._odds(self._answer_logits(rows, shown))
-        return table.index_put((torch.tensor(samples), torch.tensor(columns)), odds.to(table))
+        return places, self._answer_logits(rows, shown)
 
     def encode_prompt(
         self, prompt: str, edited: tuple[int, int], reference: tuple[int, int] | None = None
@@ -167,11 +199,6 @@ class VisionLanguageJudge:
             **self.family.inputs(padded, shown),
         )
         return output.logits[:, -1]
-
-    def _odds(self, logits: Float[Tensor, "row vocabulary"]) -> Float[Tensor, "row"]:
-        """log p(Yes) - log p(No), in fp32, each summed over the spellings of the answer."""
-        yes, no = (logits[:, list(ids)].float().logsumexp(dim=1) for ids in (self.answers.yes, self.answers.no))
-        return yes - no
 
 
 def pooled(shown: Sequence[Shown]) -> Float[Tensor, "token d"]:

@@ -38,8 +38,12 @@ def reference_loss(
     x0: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"], nothing: Bool[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
     """Eq. 21: for do-nothing samples the mean squared distance of output and reference latents, for others 0."""
-    distance = (at_least_fp32(x0) - reference.detach()).square().mean(dim=(1, 2, 3))
-    return torch.where(nothing, distance, 0)
+    return torch.where(nothing, preservation_loss(x0, reference), 0)
+
+
+def preservation_loss(x0: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
+    """Eq. 21 asked of every sample, an addition to the paper: it holds back what drifts, and the edit with it."""
+    return (at_least_fp32(x0) - reference.detach()).square().mean(dim=(1, 2, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,10 @@ class Weights:
     judge: float
     dmd: float
     reference: float = 0.0
+    preservation: float = 0.0
 
     def __post_init__(self) -> None:
-        values = (self.judge, self.dmd, self.reference)
+        values = (self.judge, self.dmd, self.reference, self.preservation)
         if not all(value >= 0 for value in values) or not any(values):
             raise ValueError(f"loss weights must be >= 0 and one of them > 0, not {self}")
 
@@ -66,22 +71,29 @@ class StudentLosses:
     judge: Float[Tensor, "b"]
     dmd: Float[Tensor, "b"]
     reference: Float[Tensor, "b"]
+    preservation: Float[Tensor, "b"]
     total: Float[Tensor, ""]
 
     def metrics(self) -> dict[str, float]:
         """Batch means of the terms and the total, in one transfer from the device."""
-        means = torch.stack([self.judge.mean(), self.dmd.mean(), self.reference.mean(), self.total]).detach().tolist()
-        return dict(zip(("judge", "dmd", "reference", "total"), means, strict=True))
+        names = ("judge", "dmd", "reference", "preservation", "total")
+        means = torch.stack([getattr(self, name).mean() for name in names]).detach().tolist()
+        return dict(zip(names, means, strict=True))
 
 
 def student_losses(
-    weights: Weights, judge: Float[Tensor, "b"], dmd: Float[Tensor, "b"], reference: Float[Tensor, "b"]
+    weights: Weights,
+    judge: Float[Tensor, "b"],
+    dmd: Float[Tensor, "b"],
+    reference: Float[Tensor, "b"],
+    preservation: Float[Tensor, "b"],
 ) -> StudentLosses:
-    """Eq. 22: L = mean over the batch of λ_judge L_judge + λ_dmd L_dmd + λ_reference L_reference.
+    """Eq. 22: L = mean over the batch of the terms, each times its λ.
 
     A term whose weight is 0 is left out of the graph, so its models are spared a backward pass and a non-finite value
     in it is reported but does no harm. Pass zeros for a term that was not computed.
     """
-    weighted = ((weights.judge, judge), (weights.dmd, dmd), (weights.reference, reference))
-    total = torch.stack([weight * term.mean() for weight, term in weighted if weight > 0]).sum()
-    return StudentLosses(judge, dmd, reference, total)
+    terms = (judge, dmd, reference, preservation)
+    factors = (weights.judge, weights.dmd, weights.reference, weights.preservation)
+    weighted = [factor * term.mean() for factor, term in zip(factors, terms, strict=True) if factor > 0]
+    return StudentLosses(*terms, torch.stack(weighted).sum())

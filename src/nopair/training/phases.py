@@ -1,6 +1,6 @@
 """The two phases of NP-Edit: warm-up (copy the reference) and training without pairs (judge and teacher)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,23 +13,26 @@ from nopair.backbones.roles import Role, Roles
 from nopair.config import EditPhaseConfig, PhaseConfig, Recipe
 from nopair.data.loader import Source
 from nopair.judges.base import Judge
-from nopair.judges.questions import questions_for
 from nopair.method.flow import guided
 from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pixel, per_sample, query_times
-from nopair.method.objective import StudentLosses, Weights, does_nothing, reference_loss, student_losses
-from nopair.method.rollout import rollout, training_levels
-from nopair.method.verdict import judge_loss, ramp
+from nopair.method.objective import (
+    StudentLosses,
+    Weights,
+    does_nothing,
+    preservation_loss,
+    reference_loss,
+    student_losses,
+)
+from nopair.method.rollout import rollout, sampler_levels, training_levels
+from nopair.method.verdict import ramp
 from nopair.precision import require_bitsandbytes
+from nopair.training.asking import ASKINGS, count_right, questions_about, shares_right
 from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate
 from nopair.training.parallel import ALONE, Ranks
 from nopair.training.phase import State, generator
 from nopair.training.sampling import Sampler
-from nopair.types import EditBatch, Question, Text
+from nopair.types import EditBatch, Text
 
-KINDS = ("edit", "identity")
-"""Of questions, as metrics tell them apart."""
-ASKED, RIGHT = "asked_", "right_"
-"""Begin the names of counts that become shares."""
 NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per_pixel}
 
 
@@ -175,8 +178,13 @@ class EditPhase:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._config: EditPhaseConfig = parts.recipe.npedit
-        self._weights = Weights(self._config.judge_weight, self._config.dmd_weight, self._config.reference_weight)
-        self.steps = self._config.steps
+        config = self._config
+        self._weights = Weights(
+            config.judge_weight, config.dmd_weight, config.reference_weight, config.preservation_weight
+        )
+        self._ask = ASKINGS[config.judge_loss](parts.judge)
+        self._unroll = UNROLLS[config.unroll]
+        self.steps = config.steps
         self.begin()
 
     def begin(self) -> None:
@@ -202,7 +210,7 @@ class EditPhase:
             means = {name: value / (len(pieces) * ranks.world) for name, value in losses.metrics().items()}
             for name, value in (means | verdict).items():
                 sums[name] = sums.get(name, 0.0) + value
-        metrics = _shares(ranks.sum(sums))
+        metrics = shares_right(ranks.sum(sums))
         metrics |= self._student.step(metrics["total"], index)
         self._ema.update()
         for _ in range(config.fake_steps):
@@ -213,10 +221,7 @@ class EditPhase:
         self, piece: "_Piece", index: int
     ) -> tuple[Float[Tensor, "b c h w"], StudentLosses, dict[str, float]]:
         config, roles, batch = self._config, self._parts.roles, piece.batch
-        noises = torch.stack([piece.draws.noise(), piece.draws.noise()])
-        chosen = training_levels(
-            self._parts.levels.to(noises.device), piece.draws.integers(len(self._parts.levels)) + 1
-        )
+        noises, chosen = self._unroll(piece.draws, self._parts.levels)
         x0 = rollout(lambda x, t: roles.student.velocity(x, t, piece.instruction, piece.reference), noises, chosen)
         t, noise = self._query(piece), piece.draws.noise()
         scale = torch.tensor([config.guidance.get(name, config.guidance["default"]) for name in batch.categories])
@@ -232,7 +237,8 @@ class EditPhase:
         dmd = dmd_loss(x0, real, fake, t, noise, NORMALISERS[config.normaliser])
         judged, verdict = self._judge(piece, x0, index)
         reference = reference_loss(x0, piece.reference, does_nothing(batch).to(x0.device))
-        return x0, student_losses(self._weights, judged, dmd, reference), verdict
+        drift = preservation_loss(x0, piece.reference)
+        return x0, student_losses(self._weights, judged, dmd, reference, drift), verdict
 
     def _negatives(self, batch: EditBatch) -> tuple[str, ...]:
         """What guidance leads away from: the recipe's prompt, or the references as they are."""
@@ -244,23 +250,17 @@ class EditPhase:
     ) -> tuple[Float[Tensor, " b"], dict[str, float]]:
         """Judge loss per sample, and how many questions of each kind were asked and answered right."""
         batch = piece.batch
-        questions = [
-            questions_for(*words) for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
-        ]
+        questions = questions_about(batch, self._config.questions)
         pixels = self._parts.roles.student.decode_latents(x0)
-        odds = self._parts.judge.yes_minus_no(batch.reference, pixels, questions)
-        widest = max(map(len, questions))
-        wants_yes = torch.tensor([[q.wants_yes for q in row] + [True] * (widest - len(row)) for row in questions])
-        asked = torch.tensor([[True] * len(row) + [False] * (widest - len(row)) for row in questions])
         temperature = ramp(index, self._config.temperature_ramp, self._config.temperature_start)
-        loss = judge_loss(odds, wants_yes.to(odds.device), asked.to(odds.device), temperature)
-        verdict = _count("judge", odds, questions)
+        answered = self._ask(batch.reference, pixels, questions, temperature)
+        verdict = count_right("judge", answered.odds, questions)
         recorded = (index + 1) % self._parts.recipe.logging.every == 0 or index + 1 == self.steps
         if self._parts.bystander is not None and recorded:
             with torch.no_grad():
                 odds = self._parts.bystander.yes_minus_no(batch.reference, pixels, questions)
-            verdict |= _count("bystander", odds, questions)
-        return loss, verdict
+            verdict |= count_right("bystander", odds, questions)
+        return answered.loss, verdict
 
     def _fake_step(self, made: Sequence[tuple["_Piece", Float[Tensor, "b c h w"]]], index: int) -> float:
         roles = self._parts.roles
@@ -299,16 +299,6 @@ class EditPhase:
         return self._ema.weights()
 
 
-def _count(name: str, odds: Float[Tensor, "b q"], questions: Sequence[Sequence[Question]]) -> dict[str, float]:
-    """How many questions of each kind a judge was asked, and to how many it gave the right answer."""
-    counts = {f"{count}{name}_{kind}": 0.0 for kind in KINDS for count in (ASKED, RIGHT)}
-    for answers, row in zip(odds.tolist(), questions, strict=True):
-        for answer, question in zip(answers, row, strict=False):  # a shorter row is filled
-            counts[f"{ASKED}{name}_{question.kind}"] += 1
-            counts[f"{RIGHT}{name}_{question.kind}"] += (answer > 0) == question.wants_yes
-    return counts
-
-
 class Draws:
     """Random numbers for samples of a batch, each from a generator of its own: sample k's do not depend on its
     batch."""
@@ -330,6 +320,35 @@ class Draws:
         """Uniform in 0 ... count - 1."""
         drawn = [torch.randint(count, (1,), generator=source) for source in self._generators]
         return torch.cat(drawn).to(self._like.device)
+
+
+Unrolled = tuple[Float[Tensor, "call b c h w"], Float[Tensor, "call b"]]
+"""Noises and levels of a rollout."""
+
+
+def _one_step(draws: Draws, schedule: Float[Tensor, " step"]) -> Unrolled:
+    """From pure noise in one call, the ablation."""
+    noises = torch.stack([draws.noise()])
+    return noises, sampler_levels(schedule[:1].to(noises.device), noises.shape[1])
+
+
+def _two_steps(draws: Draws, schedule: Float[Tensor, " step"]) -> Unrolled:
+    """The paper's (Eq. 8)."""
+    noises = torch.stack([draws.noise(), draws.noise()])
+    return noises, training_levels(schedule.to(noises.device), draws.integers(len(schedule)) + 1)
+
+
+def _all_steps(draws: Draws, schedule: Float[Tensor, " step"]) -> Unrolled:
+    """As the sampler does it, the other ablation."""
+    noises = torch.stack([draws.noise() for _ in schedule])
+    return noises, sampler_levels(schedule.to(noises.device), noises.shape[1])
+
+
+UNROLLS: dict[str, Callable[[Draws, Float[Tensor, " step"]], Unrolled]] = {
+    "one-step": _one_step,
+    "two-step": _two_steps,
+    "full": _all_steps,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,16 +374,6 @@ class _Piece:
             student.encode_text(batch.edited_captions),
             Draws(parts.recipe.seed, phase, indices, reference),
         )
-
-
-def _shares(sums: Mapping[str, float]) -> dict[str, float]:
-    """Metrics with the share of right answers in place of the counts; without it where nothing was asked."""
-    metrics = {name: value for name, value in sums.items() if not name.startswith((ASKED, RIGHT))}
-    for name, asked in sums.items():
-        if name.startswith(ASKED) and asked:
-            judge = name.removeprefix(ASKED)
-            metrics[judge] = sums[f"{RIGHT}{judge}"] / asked
-    return metrics
 
 
 @torch.no_grad()

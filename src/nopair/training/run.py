@@ -18,7 +18,7 @@ from nopair.backbones.load import load_backbone, require_same_dialect
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.config import JudgeConfig, Recipe
 from nopair.config_data import PhotoDataConfig
-from nopair.data.loader import OnDevice, Source
+from nopair.data.loader import Limited, OnDevice, Source
 from nopair.data.order import Sizes
 from nopair.data.photos import PhotoSource
 from nopair.data.tables import open_table
@@ -143,11 +143,12 @@ def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source
         ahead = Ahead(photos, phases, ranks, data.workers) if data.workers else photos
         return OnDevice(ahead, device), OnDevice(shown, device), data.sizes
     chosen = {} if data.categories is None else {"categories": data.categories}
-    worlds = [
-        OnDevice(WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen), device)
+    trained, shown = (
+        WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen)
         for held_out in (False, True)
-    ]
-    return worlds[0], worlds[1], ((SIZE, SIZE),)
+    )
+    limited = trained if data.limit is None else Limited(trained, data.limit)
+    return OnDevice(limited, device), OnDevice(shown, device), ((SIZE, SIZE),)
 
 
 def _cached(
