@@ -278,6 +278,34 @@ def compare(
 
 
 @app.command()
+def study(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Which; `all` for one after the other, none for a list.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each configuration, instead of 3.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Runs of a few steps: what a study does, and nothing learnt.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time; with more than 1, each on one thread.")] = 1,
+    output: Folder = Path("runs/studies"),
+    device: Device = "auto",
+) -> None:
+    """Re-run a claim of the paper in the shapes world: editors trained side by side, scored by the oracle.
+
+    The same command goes on where it was stopped, and leaves out what is done. DIR/NAME gets report.html, results.json
+    and results.md. See docs/results.md.
+    """
+    from nopair.evaluation.studies.command import Request, list_studies
+    from nopair.evaluation.studies.command import study as run_study
+
+    if name is None:
+        list_studies()
+        return
+    command = shlex.join(["nopair", *sys.argv[1:]])
+    run_study(Request(name, seeds, quick, workers, output, device, command))
+
+
+@app.command()
 def synthesize(
     photos: Annotated[
         Path, typer.Argument(metavar="PHOTOS", help="Folder of photos, with whatever folders are in it.")

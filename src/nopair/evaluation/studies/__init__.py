@@ -1,0 +1,13 @@
+"""Studies: a claim, the editors that would show it, trained side by side with several seeds and scored by the oracle.
+
+Knows: which recipes a claim needs, how runs are done, continued and summed up. Refuses to know: how an editor is
+trained (a recipe says it) and how it is scored (`nopair.evaluation.world`).
+
+    design     what a study is
+    catalogue  the studies there are
+    run        one editor: trained and scored
+    crew       all of a study's runs, several at a time
+    results    means and spreads, as JSON
+    report     tables, charts, pages
+    command    `nopair study`
+"""

@@ -1,0 +1,82 @@
+"""The studies there are."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from nopair.evaluation.studies.design import Study, Variant
+
+OBJECTIVE: Final = Study(
+    name="objective",
+    question="Which part of the objective does what?",
+    claim="Paper: all together is best; matching alone loses the edits; the judge alone loses realism, or diverges; "
+    "without the question about identity the rest is not preserved; over the whole vocabulary, the loss is a little "
+    "worse.",
+    variants=(
+        Variant("full"),
+        Variant("dmd-only", ("npedit.judge_weight=0.0",)),
+        Variant("judge-only", ("npedit.dmd_weight=0.0",)),
+        Variant("no-identity", ("npedit.questions=[edit]",)),
+        Variant("full-vocab-ce", ("npedit.judge_loss=vocabulary",)),
+    ),
+)
+
+UNROLL: Final = Study(
+    name="unroll",
+    question="How many calls of the student should make a training sample?",
+    claim="Paper: two are enough; one is clearly worse, all of the sampler's cost more and bring nothing.",
+    variants=(
+        Variant("two-step", (), (1, 2, 4, 8)),
+        Variant("one-step", ("npedit.unroll=one-step",), (1, 2, 4, 8)),
+        Variant("full", ("npedit.unroll=full",), (1, 2, 4, 8)),
+    ),
+)
+
+DATA: Final = Study(
+    name="data",
+    question="How many different references and instructions are needed?",
+    claim="Paper: more data help, at every step from 1 % to all of them.",
+    variants=(
+        Variant("100 %"),
+        Variant("50 %", ("data.limit=480",)),
+        Variant("10 %", ("data.limit=96",)),
+        Variant("1 %", ("data.limit=10",)),
+    ),
+)
+
+WARMUP: Final = Study(
+    name="warmup",
+    question="How long should the student learn to copy before it learns to edit?",
+    claim="Paper: it needs to; how long is not said.",
+    variants=(
+        Variant("20 steps"),
+        Variant("none", ("warmup.steps=0",)),
+        Variant("60 steps", ("warmup.steps=60",)),
+    ),
+)
+
+FAKE_STEPS: Final = Study(
+    name="fake-steps",
+    question="How many steps should the fake score take for each of the student's?",
+    claim="Paper: several (N_aux); DMD2 takes 5.",
+    variants=(
+        Variant("2"),
+        Variant("1", ("npedit.fake_steps=1",)),
+        Variant("5", ("npedit.fake_steps=5",)),
+    ),
+)
+
+PRESERVATION: Final = Study(
+    name="preservation",
+    question="What does a loss on the distance to the reference gain in preservation, and cost in success?",
+    claim="Authors' site: it helps somewhat with what drifts, and costs edits.",
+    variants=(
+        Variant("none"),
+        Variant("0.1", ("npedit.preservation_weight=0.1",)),
+        Variant("0.5", ("npedit.preservation_weight=0.5",)),
+    ),
+)
+
+STUDIES: Final[Mapping[str, Study]] = {
+    study.name: study for study in (OBJECTIVE, UNROLL, DATA, WARMUP, FAKE_STEPS, PRESERVATION)
+}
+"""By name, in the order in which `all` does them."""

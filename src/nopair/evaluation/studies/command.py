@@ -1,0 +1,82 @@
+"""`nopair study`: do what is left of a study, sum it up, show it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nopair.data.files import write_atomic
+from nopair.device import choose_device
+from nopair.errors import ConfigError
+from nopair.evaluation.studies.catalogue import STUDIES
+from nopair.evaluation.studies.crew import run_all
+from nopair.evaluation.studies.design import FULL, QUICK, Study
+from nopair.evaluation.studies.report import HEADS, markdown, render_study
+from nopair.evaluation.studies.results import JUDGED, MEASURES, shown, sum_up
+from nopair.evaluation.studies.run import Job
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for. `seeds` is None for the scale's own."""
+
+    name: str
+    seeds: int | None
+    quick: bool
+    workers: int
+    root: Path
+    device: str
+    command: str
+
+
+def list_studies() -> None:
+    """Print what there is."""
+    table = Table(title="studies")
+    for column in ("name", "question", "configurations"):
+        table.add_column(column)
+    for study in STUDIES.values():
+        table.add_row(study.name, study.question, ", ".join(variant.name for variant in study.variants))
+    Console().print(table)
+
+
+def study(request: Request) -> None:
+    """Run a study, or all. Raises ConfigError for a name that is none; else as `crew.run_all`."""
+    if request.name != ALL and request.name not in STUDIES:
+        raise ConfigError(f"there is no study {request.name!r}; choose {', '.join(STUDIES)}, or {ALL}")
+    chosen = list(STUDIES.values()) if request.name == ALL else [STUDIES[request.name]]
+    for one in chosen:
+        _study(one, request)
+
+
+def _study(one: Study, request: Request) -> None:
+    scale = QUICK if request.quick else FULL
+    if request.seeds is not None:
+        scale = dataclasses.replace(scale, seeds=tuple(range(request.seeds)))
+    root = request.root / "quick" if request.quick else request.root
+    device = str(choose_device(request.device))
+    threads = 1 if request.workers > 1 else None
+    jobs = [Job(one, variant, seed, scale, root, device, threads) for seed in scale.seeds for variant in one.variants]
+    console = Console()
+    console.print(f"[bold]{one.name}[/bold]: {one.question}")
+    run_all(jobs, request.workers, console)
+    found = sum_up(one, jobs, request.command)
+    folder = root / one.name
+    write_atomic(folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_atomic(folder / "results.md", (markdown(found) + "\n").encode())
+    write_atomic(folder / "report.html", render_study(found).encode())
+    console.print(_table(found))
+    console.print(f"report: {folder / 'report.html'}")
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"{found['study']}: {found['edits']} held-out edits, means over seeds")
+    for head in HEADS[:-1]:
+        table.add_column(head, justify="left" if head == HEADS[0] else "right")
+    for one in found["configurations"]:
+        table.add_row(one["name"], *(shown(one, measure) for measure in (*MEASURES, *JUDGED)))
+    return table

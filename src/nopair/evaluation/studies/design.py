@@ -1,0 +1,73 @@
+"""What a study is: values only."""
+
+from dataclasses import dataclass
+from typing import Final
+
+RECIPE: Final = "study"
+"""The shipped recipe that every variant changes."""
+NATIVE: Final = ()
+"""Sampled at the steps that the recipe trains for, and no others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to train an editor.
+
+    Attributes:
+        name: of the configuration, and of its folder.
+        overrides: of the recipe, `dotted.key=value`.
+        sampled: numbers of sampling steps to score it at; empty for the recipe's own alone.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    sampled: tuple[int, ...] = NATIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A question with the variants that answer it.
+
+    Attributes:
+        name: as the command takes it.
+        question: in one sentence.
+        claim: what the paper says, or that it says nothing.
+        variants: the first is what the others are held against.
+        overrides: of all variants, before their own.
+        bystander: a judge, not trained on, whose verdict is recorded in place of the training judge's; None for that.
+    """
+
+    name: str
+    question: str
+    claim: str
+    variants: tuple[Variant, ...]
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"{self.name}: expected variants of different names, not {names}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done.
+
+    Attributes:
+        seeds: of training; scenes, noises and order of data all follow.
+        per_category: held-out edits of each kind that an editor is scored on, the same ones for all.
+        overrides: of all recipes, before the study's own.
+    """
+
+    seeds: tuple[int, ...]
+    per_category: int
+    overrides: tuple[str, ...] = ()
+
+
+FULL: Final = Scale(seeds=(0, 1, 2), per_category=16)
+QUICK: Final = Scale(
+    seeds=(0,),
+    per_category=1,
+    overrides=("warmup.steps=3", "warmup.batch=4", "npedit.steps=4", "npedit.batch=4", "logging.every=2"),
+)
+"""Every step of a study, with nothing learnt: to see what it does and what it writes."""

@@ -1,0 +1,181 @@
+"""One run of a study: an editor trained with one seed, and scored. Done once; whatever is complete is kept."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from rich.console import Console
+
+from nopair.config import Recipe, load_recipe
+from nopair.data.files import make_folder, write_atomic
+from nopair.errors import OutputError, TrainingError
+from nopair.evaluation.results import verdict_json
+from nopair.evaluation.studies.design import RECIPE, Scale, Study, Variant
+from nopair.evaluation.world import evaluate_editor
+from nopair.settings import dump, path_override
+from nopair.training import checkpoint
+from nopair.training.loop import run_phases
+from nopair.training.metrics import read
+from nopair.training.run import compose
+from nopair.world.cases import held_out_cases
+
+RESULT: Final = "result.json"
+SCENES: Final = 0
+"""Seed of the held-out edits: all runs of all studies are scored on the same ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run: which, how large, and in which folder of studies."""
+
+    study: Study
+    variant: Variant
+    seed: int
+    scale: Scale
+    root: Path
+    device: str = "cpu"
+    threads: int | None = None
+
+    @property
+    def title(self) -> str:
+        """As the console calls it."""
+        return f"{self.study.name}: {self.variant.name}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return self.root / self.study.name / _slug(self.variant.name) / f"seed-{self.seed}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained. Raises ConfigError."""
+        overrides = (*self.scale.overrides, *self.study.overrides, *self.variant.overrides)
+        threads = "null" if self.threads is None else str(self.threads)
+        own = (f"seed={self.seed}", f"data.seed={self.seed}", f"threads={threads}")
+        return load_recipe(RECIPE, [*overrides, *own, path_override("output", self.folder / "training")])
+
+    @property
+    def start(self) -> Path | None:
+        """Folder of the warmed-up student, shared by all runs that warm up alike; None where nothing is warmed up."""
+        recipe = self.recipe
+        if not recipe.warmup.steps:
+            return None
+        alike = {"warmup", "base", "data", "sampling", "seed"}
+        return self.root / "starts" / _digest(recipe.model_dump_json(include=alike))
+
+    def done(self) -> bool:
+        """Whether there is a result, of this very recipe and these very scenes. Raises OutputError if it is broken."""
+        return (self.folder / RESULT).is_file() and read_result(self.folder)["fingerprint"] == self.fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that a result depends on, but for the machine."""
+        recipe = self.recipe.model_copy(update={"output": "", "threads": None})
+        return _digest(f"{dump(recipe)} {self.variant.sampled} {self.scale.per_category} {SCENES}")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result in a run's folder. Raises OutputError if it cannot be read."""
+    path = folder / RESULT
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read ({error}); remove it and start the study again") from None
+
+
+def warm_up(job: Job, console: Console) -> None:
+    """Make the student that `job` starts from, unless it is there."""
+    folder = job.start
+    if folder is None or folder.exists():
+        return
+    recipe = job.recipe
+    place = folder.with_name(f"{folder.name}-training")
+    recipe = recipe.model_copy(update={"output": str(place)})
+    training = compose(recipe, job.device)
+    run_phases((training.warmup,), recipe=recipe, directory=place, resume=_resume(place), console=console)
+    training.warm_editor().save(folder)
+    shutil.rmtree(place)
+
+
+def run_job(job: Job, console: Console) -> None:
+    """Train, score, and write `result.json`; goes on where it was stopped.
+
+    An editor whose training fails is a result, too, and says so.
+
+    Raises:
+        NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
+    """
+    if job.done():
+        return
+    make_folder(job.folder)
+    warm_up(job, console)
+    recipe = _started(job)
+    place = Path(recipe.output)
+    training = compose(recipe, job.device)
+    result: dict[str, Any] = {
+        "variant": job.variant.name,
+        "seed": job.seed,
+        "fingerprint": job.fingerprint,
+        "updates": recipe.npedit.steps,
+        "failed": None,
+        "marks": [],
+    }
+    try:
+        phases = (training.warmup, training.npedit)
+        run_phases(phases, recipe=recipe, directory=place, resume=_resume(place), console=console)
+    except TrainingError as error:
+        result["failed"] = str(error)
+    else:
+        result["seconds"] = read(place / "metrics.jsonl")[-1].seconds
+        result["marks"] = _marks(job, training.editor(), training.judge)
+    write_atomic(job.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    shutil.rmtree(place / "checkpoints")
+
+
+def _started(job: Job) -> Recipe:
+    """The job's recipe, from the student that is warmed up already."""
+    recipe, start = job.recipe, job.start
+    if start is None:
+        return recipe
+    base = recipe.base.model_copy(update={"student": str(start)})
+    return recipe.model_copy(update={"base": base, "warmup": recipe.warmup.model_copy(update={"steps": 0})})
+
+
+def _marks(job: Job, editor: Any, judge: Any) -> list[dict[str, Any]]:
+    """Scores at every number of sampling steps that is asked for."""
+    edits = held_out_cases(SCENES, job.scale.per_category)
+    marks = []
+    for steps in job.variant.sampled or (editor.settings.steps,):
+        with torch.no_grad():
+            found = evaluate_editor(editor.with_steps(steps), judge, edits, job.seed)
+        marks.append({"steps": steps, **verdict_json(found.verdict)})
+    return marks
+
+
+def _resume(place: Path) -> str | None:
+    return "latest" if checkpoint.newest_total(place / "checkpoints") else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name)
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """A result in one line."""
+    if result["failed"] is not None:
+        return f"failed: {result['failed']}"
+    parts = [
+        f"{row['steps']} steps: success {row['success']:.3f}, preservation {row['preservation']:.3f}, "
+        f"realism {row['realism']:.3f}, overall {row['overall']:.3f}"
+        for row in result["marks"]
+    ]
+    return "; ".join(parts)
