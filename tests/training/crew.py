@@ -32,7 +32,8 @@ from nopair.training import checkpoint, parallel
 from nopair.training.ahead import Ahead
 from nopair.training.loop import run_phases
 from nopair.training.parallel import Ranks, joined
-from nopair.training.phases import EditPhase, Parts, WarmupPhase
+from nopair.training.parts import Parts
+from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.run import train  # noqa: F401 - for the server to have it
 from nopair.training.sampling import Sampler
 from nopair.types import EditBatch

@@ -17,7 +17,8 @@ from nopair.config import Recipe, load_recipe
 from nopair.judges.scripted import ScriptedJudge
 from nopair.method.flow import levels
 from nopair.training.loop import run_phases
-from nopair.training.phases import Draws, EditPhase, Parts, WarmupPhase
+from nopair.training.parts import Draws, Parts
+from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
 from nopair.types import Text
 from nopair.world.records import WorldSource

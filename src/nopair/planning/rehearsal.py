@@ -23,7 +23,8 @@ from nopair.planning.packed import PackedLinear
 from nopair.planning.records import shape_source, size_of
 from nopair.planning.shapes import META, ShapesOnly
 from nopair.planning.views import BYSTANDER, GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedJudge, CountedRoles
-from nopair.training.phases import EditPhase, Parts, WarmupPhase
+from nopair.training.parts import Parts
+from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
 
 WARMUP: Final = "warmup"

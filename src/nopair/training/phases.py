@@ -1,18 +1,14 @@
 """The two phases of NP-Edit: warm-up (copy the reference) and training without pairs (judge and teacher)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from nopair.backbones.roles import Role, Roles
-from nopair.config import EditPhaseConfig, PhaseConfig, Recipe
-from nopair.data.loader import Source
-from nopair.judges.base import Judge
+from nopair.config import EditPhaseConfig
 from nopair.method.flow import guided
 from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pixel, per_sample, query_times
 from nopair.method.objective import (
@@ -25,95 +21,13 @@ from nopair.method.objective import (
 )
 from nopair.method.rollout import rollout, sampler_levels, training_levels
 from nopair.method.verdict import ramp
-from nopair.precision import require_bitsandbytes
 from nopair.training.asking import ASKINGS, count_right, questions_about, shares_right
-from nopair.training.optim import Ema, GuardedStep, MuonAdamW, Optimiser, accumulate, learning_rate
-from nopair.training.parallel import ALONE, Ranks
-from nopair.training.phase import State, generator
-from nopair.training.sampling import Sampler
-from nopair.types import EditBatch, Text
+from nopair.training.optim import Ema, accumulate
+from nopair.training.parts import Draws, Parts, Piece, Trained, assign
+from nopair.training.phase import State
+from nopair.types import EditBatch
 
 NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per_pixel}
-
-
-def _adamw(
-    parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
-) -> Optimiser:
-    return torch.optim.AdamW(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
-
-
-def _adamw8bit(
-    parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
-) -> Optimiser:
-    require_bitsandbytes("optimiser adamw8bit", "set optimiser to adamw")
-    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports] (an extra)
-
-    return AdamW8bit(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
-
-
-OPTIMISERS = {"adamw": _adamw, "adamw8bit": _adamw8bit, "muon": MuonAdamW}
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """What both phases work with, on one device. `bystander` only measures, if there is one. `levels` is the sampler's
-    schedule, with timestep shift `shift`; `sampler` draws the sample grids; `ranks` share the batches."""
-
-    recipe: Recipe
-    roles: Roles
-    judge: Judge
-    bystander: Judge | None
-    source: Source
-    shift: float
-    levels: Float[Tensor, " step"]
-    sampler: Sampler
-    ranks: Ranks = ALONE
-
-
-class _Trained:
-    """A role with its optimiser: what one `GuardedStep` and one learning-rate schedule act on."""
-
-    def __init__(self, parts: Parts, role: Role, phase: str, config: PhaseConfig, lr: float) -> None:
-        self.parameters = parts.roles.trainable(role)
-        self._ranks = parts.ranks
-        self._config, self._lr = config, lr
-        guard = parts.recipe.guard
-        optimiser = OPTIMISERS[config.optimiser](self.parameters, lr, config.betas, config.weight_decay)
-        self._guarded = GuardedStep(
-            optimiser,
-            label=f"{phase} {role}",
-            clip=config.clip,
-            spike=guard.max_grad_norm_spike,
-            max_skipped=guard.max_skipped,
-        )
-
-    def step(self, loss: float, index: int) -> dict[str, float]:
-        """Apply the mean over ranks of the gradients that are there; `loss` is such a mean already. Metrics."""
-        config = self._config
-        self._ranks.mean_gradients(list(self.parameters.values()))
-        lr = learning_rate(
-            index,
-            peak=self._lr,
-            warmup_steps=config.lr_warmup_steps,
-            total_steps=config.steps,
-            final_fraction=config.lr_final_fraction,
-        )
-        outcome = self._guarded.step(loss, lr=lr, index=index)
-        return {"grad_norm": outcome.grad_norm, "lr": outcome.lr, "skipped": float(self._guarded.skipped)}
-
-    def state(self) -> State:
-        return {
-            "parameters": {name: value.detach() for name, value in self.parameters.items()},
-            "step": self._guarded.state(),
-        }
-
-    @torch.no_grad()
-    def load_state(self, state: State) -> None:
-        if state["parameters"].keys() != self.parameters.keys():
-            raise ValueError("the checkpoint holds other parameters")
-        for name, value in self.parameters.items():
-            value.copy_(state["parameters"][name])
-        self._guarded.load_state(state["step"])
 
 
 @final
@@ -129,7 +43,7 @@ class WarmupPhase:
         self.begin()
 
     def begin(self) -> None:
-        self._student = _Trained(self._parts, "student", self.name, self._config, self._config.lr)
+        self._student = Trained(self._parts, "student", self.name, self._config, self._config.lr)
         self._ema = Ema(self._student.parameters, self._config.ema)
 
     def step(self, index: int) -> dict[str, float]:
@@ -139,7 +53,7 @@ class WarmupPhase:
         metrics = self._student.step(loss, index)
         self._ema.update()
         if index + 1 == self.steps:
-            _assign(self._student.parameters, self._ema.weights())
+            assign(self._student.parameters, self._ema.weights())
         return {"loss": loss} | metrics
 
     def _loss(self, indices: Sequence[int]) -> Float[Tensor, ""]:
@@ -189,8 +103,8 @@ class EditPhase:
 
     def begin(self) -> None:
         config = self._config
-        self._student = _Trained(self._parts, "student", self.name, config, config.lr)
-        self._fake = _Trained(self._parts, "fake", self.name, config, config.fake_lr)
+        self._student = Trained(self._parts, "student", self.name, config, config.lr)
+        self._fake = Trained(self._parts, "fake", self.name, config, config.fake_lr)
         self._ema = Ema(self._student.parameters, config.ema)
 
     def step(self, index: int) -> dict[str, float]:
@@ -200,8 +114,8 @@ class EditPhase:
         """
         config, ranks = self._config, self._parts.ranks
         shares = ranks.pieces(index, config.batch, config.accumulate)
-        pieces = [_Piece.of(self._parts, self.name, indices) for indices in shares]
-        made: list[tuple[_Piece, Float[Tensor, "b c h w"]]] = []
+        pieces = [Piece.of(self._parts, self.name, indices) for indices in shares]
+        made: list[tuple[Piece, Float[Tensor, "b c h w"]]] = []
         sums: dict[str, float] = {}
         for piece in pieces:
             x0, losses, verdict = self._student_losses(piece, index)
@@ -218,7 +132,7 @@ class EditPhase:
         return metrics
 
     def _student_losses(
-        self, piece: "_Piece", index: int
+        self, piece: Piece, index: int
     ) -> tuple[Float[Tensor, "b c h w"], StudentLosses, dict[str, float]]:
         config, roles, batch = self._config, self._parts.roles, piece.batch
         noises, chosen = self._unroll(piece.draws, self._parts.levels)
@@ -246,7 +160,7 @@ class EditPhase:
         return batch.captions if prompt is None else (prompt,) * len(batch)
 
     def _judge(
-        self, piece: "_Piece", x0: Float[Tensor, "b c h w"], index: int
+        self, piece: Piece, x0: Float[Tensor, "b c h w"], index: int
     ) -> tuple[Float[Tensor, " b"], dict[str, float]]:
         """Judge loss per sample, and how many questions of each kind were asked and answered right."""
         batch = piece.batch
@@ -262,7 +176,7 @@ class EditPhase:
             verdict |= count_right("bystander", odds, questions)
         return answered.loss, verdict
 
-    def _fake_step(self, made: Sequence[tuple["_Piece", Float[Tensor, "b c h w"]]], index: int) -> float:
+    def _fake_step(self, made: Sequence[tuple[Piece, Float[Tensor, "b c h w"]]], index: int) -> float:
         roles = self._parts.roles
         roles.activate("fake")
         losses = (
@@ -278,7 +192,7 @@ class EditPhase:
         self._fake.step(loss, index)
         return loss
 
-    def _query(self, piece: "_Piece") -> Float[Tensor, " b"]:
+    def _query(self, piece: Piece) -> Float[Tensor, " b"]:
         config = self._config
         return query_times(piece.draws.uniform(), config.query_low, config.query_high, config.query_shift)
 
@@ -297,29 +211,6 @@ class EditPhase:
     def weights(self) -> dict[str, Tensor]:
         """The averaged student: what is shipped."""
         return self._ema.weights()
-
-
-class Draws:
-    """Random numbers for samples of a batch, each from a generator of its own: sample k's do not depend on its
-    batch."""
-
-    def __init__(self, seed: int, phase: str, indices: Sequence[int], like: Float[Tensor, "b c h w"]) -> None:
-        self._generators = [generator(seed, phase, "sample", index) for index in indices]
-        self._like = like
-
-    def noise(self) -> Float[Tensor, "b c h w"]:
-        """Standard normal, shaped like a latent."""
-        shape = self._like.shape[1:]
-        return torch.stack([torch.randn(shape, generator=source) for source in self._generators]).to(self._like)
-
-    def uniform(self) -> Float[Tensor, " b"]:
-        """Uniform in [0, 1)."""
-        return torch.cat([torch.rand(1, generator=source) for source in self._generators]).to(self._like)
-
-    def integers(self, count: int) -> Int[Tensor, " b"]:
-        """Uniform in 0 ... count - 1."""
-        drawn = [torch.randint(count, (1,), generator=source) for source in self._generators]
-        return torch.cat(drawn).to(self._like.device)
 
 
 Unrolled = tuple[Float[Tensor, "call b c h w"], Float[Tensor, "call b"]]
@@ -349,34 +240,3 @@ UNROLLS: dict[str, Callable[[Draws, Float[Tensor, " step"]], Unrolled]] = {
     "two-step": _two_steps,
     "full": _all_steps,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """One piece of a batch, encoded."""
-
-    batch: EditBatch
-    reference: Float[Tensor, "b c h w"]
-    instruction: Text
-    caption: Text
-    draws: Draws
-
-    @classmethod
-    def of(cls, parts: Parts, phase: str, indices: Sequence[int]) -> "_Piece":
-        batch = parts.source.batch(indices)
-        student = parts.roles.student
-        with torch.no_grad():
-            reference = student.encode_image(batch.reference)
-        return cls(
-            batch,
-            reference,
-            student.encode_text(batch.instructions),
-            student.encode_text(batch.edited_captions),
-            Draws(parts.recipe.seed, phase, indices, reference),
-        )
-
-
-@torch.no_grad()
-def _assign(parameters: dict[str, torch.nn.Parameter], values: dict[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(values[name])

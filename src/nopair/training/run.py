@@ -34,7 +34,8 @@ from nopair.training.ahead import Ahead
 from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.loop import run_phases
 from nopair.training.parallel import ALONE, Ranks, joined
-from nopair.training.phases import EditPhase, Parts, WarmupPhase
+from nopair.training.parts import Parts
+from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
 from nopair.types import EditBatch
 from nopair.weights import resolve
