@@ -1,0 +1,160 @@
+"""Studies: what they are made of, that runs are done once and continued, and what they add up to."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from nopair.errors import ConfigError, OutputError, TrainingError
+from nopair.evaluation.studies import command, crew, run
+from nopair.evaluation.studies.catalogue import STUDIES
+from nopair.evaluation.studies.design import FULL, QUICK, Scale, Study, Variant
+from nopair.evaluation.studies.report import chart, markdown, render_study
+from nopair.evaluation.studies.results import sum_up
+from nopair.evaluation.studies.run import Job, read_result, run_job
+
+SHORT = ("warmup.steps=1", "warmup.batch=2", "npedit.steps=1", "npedit.batch=2", "npedit.fake_steps=1")
+STUDY = Study("mini", "Does it run?", "No claim.", (Variant("plain"), Variant("one & <two>", (), (1, 2))))
+SCALE = Scale((0,), 1, SHORT)
+
+
+def make_job(root: Path, variant: Variant = STUDY.variants[1], seed: int = 0) -> Job:
+    return Job(STUDY, variant, seed, SCALE, root, threads=1)
+
+
+def put(job: Job, marks: list[dict[str, Any]], failed: str | None = None) -> None:
+    job.folder.mkdir(parents=True)
+    text = {"variant": job.variant.name, "seed": job.seed, "fingerprint": job.fingerprint, "updates": 1}
+    result = {**text, "failed": failed, "marks": marks, "seconds": 10.0 + job.seed}
+    (job.folder / "result.json").write_text(json.dumps(result))
+
+
+def marks(value: float, steps: int = 4) -> dict[str, Any]:
+    scores = dict.fromkeys(("success", "preservation", "realism", "overall", "judge_edit", "judge_identity"), value)
+    return {"steps": steps, **scores, "categories": {}}
+
+
+def test_variants_need_names_of_their_own() -> None:
+    for variants in ((), (Variant("a"), Variant("a"))):
+        with pytest.raises(ValueError, match="names"):
+            Study("x", "?", "!", variants)
+
+
+@pytest.mark.parametrize("scale", [FULL, QUICK])
+def test_every_run_of_every_study_is_a_valid_recipe_with_a_folder_of_its_own(tmp_path: Path, scale: Scale) -> None:
+    jobs = [
+        Job(study, v, seed, scale, tmp_path) for study in STUDIES.values() for v in study.variants for seed in (0, 1)
+    ]
+    prints = {(job.study.name, job.variant.name, job.seed): job.fingerprint for job in jobs}
+    assert len({job.folder for job in jobs}) == len(jobs) == len(prints)
+    for study in STUDIES.values():
+        own = [value for (name, _, _), value in prints.items() if name == study.name]
+        assert len(set(own)) == len(own), "two variants of a study are one"
+
+
+def test_runs_that_warm_up_alike_share_a_start(tmp_path: Path) -> None:
+    def start(study: str, variant: int, seed: int) -> Path | None:
+        return Job(STUDIES[study], STUDIES[study].variants[variant], seed, FULL, tmp_path).start
+
+    assert start("objective", 0, 0) == start("objective", 2, 0) == start("fake-steps", 1, 0)
+    assert start("objective", 0, 0) != start("objective", 0, 1)
+    assert start("warmup", 0, 0) != start("warmup", 2, 0)
+    assert start("warmup", 1, 0) is None
+
+
+def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, console = make_job(tmp_path), Console(quiet=True)
+    assert not job.done()
+    run_job(job, console)
+    result = read_result(job.folder)
+    assert [row["steps"] for row in result["marks"]] == [1, 2]
+    assert set(result["marks"][0]["categories"]) >= {"recolour", "nothing"}
+    assert result["seconds"] > 0
+    assert not (job.folder / "training" / "checkpoints").exists()
+    assert job.done()
+    monkeypatch.setattr(run, "compose", pytest.fail)
+    run_job(job, console)
+    more = dataclasses.replace(job, scale=dataclasses.replace(SCALE, per_category=2))
+    assert not more.done(), "other scenes are another result"
+
+
+def test_training_that_breaks_down_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(tmp_path)
+
+    def break_down(*args: Any, **others: Any) -> None:
+        (job.folder / "training" / "checkpoints").mkdir(parents=True)
+        raise TrainingError("loss is nan")
+
+    monkeypatch.setattr(run, "warm_up", lambda job, console: None)
+    monkeypatch.setattr(run, "_started", lambda job: job.recipe)
+    monkeypatch.setattr(run, "run_phases", break_down)
+    run_job(job, Console(quiet=True))
+    assert read_result(job.folder)["failed"] == "loss is nan"
+    assert job.done()
+
+
+def test_a_broken_result_is_told(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "result.json").write_text('{"fingerprint": ')
+    with pytest.raises(OutputError, match="remove it"):
+        job.done()
+
+
+def test_a_run_that_cannot_be_done_stops_the_study_and_names_its_log(tmp_path: Path) -> None:
+    job = dataclasses.replace(make_job(tmp_path), scale=Scale((0,), 1, (*SHORT, "base.path=/nowhere")))
+    with pytest.raises(TrainingError, match=r"seed 0.*log\.txt"):
+        crew.run_all([job], 2, Console(quiet=True))
+    assert "/nowhere" in (job.folder / "log.txt").read_text()
+
+
+def test_an_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="objective"):
+        command.study(command.Request("objectives", None, True, 1, tmp_path, "cpu", "nopair study"))
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=4), failures=st.integers(0, 2))
+def test_means_and_spreads_are_over_the_seeds_that_did_not_fail(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float], failures: int
+) -> None:
+    root = tmp_path_factory.mktemp("studies")
+    study = dataclasses.replace(STUDY, variants=STUDY.variants[:1])
+    jobs = [make_job(root, study.variants[0], seed) for seed in range(len(values) + failures)]
+    for job, value in zip(jobs, values, strict=False):
+        put(job, [marks(value)])
+    for job in jobs[len(values) :]:
+        put(job, [], "diverged")
+    (found,) = sum_up(study, jobs, "nopair study mini")["configurations"]
+    assert found["failed"] == failures
+    assert found["success"] == pytest.approx(sum(values) / len(values))
+    mean = sum(values) / len(values)
+    spread = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0
+    assert found["spread"]["overall"] == pytest.approx(spread, abs=1e-9)
+    assert found["seeds"] == list(range(len(jobs)))
+
+
+def test_what_is_shown_has_every_configuration_escaped(tmp_path: Path) -> None:
+    plain, other = STUDY.variants
+    jobs = [make_job(tmp_path, variant, seed) for variant in (plain, other) for seed in (0, 1)]
+    for job in jobs[:2]:
+        put(job, [], "diverged")
+    for job, value in zip(jobs[2:], (0.25, 0.75), strict=True):
+        put(job, [marks(value, 1), marks(value / 2, 2)])
+    found = sum_up(STUDY, jobs, "nopair study mini")
+    assert [one["name"] for one in found["configurations"]] == ["plain", "one & <two>, 1 step", "one & <two>, 2 steps"]
+    page, text = render_study(found), markdown(found)
+    assert "<two>" not in page
+    assert "one &amp; &lt;two&gt;, 1 step" in page
+    assert chart("success", found).count("<circle") == 2 * 3  # two seeds and a mean for each that has any
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert "0.500 ± 0.354" in text
+    assert "plain (2 of 2 seeds failed) | –" in text
+    json.dumps(found, allow_nan=False)
