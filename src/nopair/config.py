@@ -148,6 +148,9 @@ class EditPhaseConfig(PhaseConfig):
     questions: tuple[Literal["edit", "identity"], ...] = Field(
         default=("edit", "identity"), description="kinds of question that are put to the judge"
     )
+    inverted: tuple[Words, ...] = Field(
+        default=(), description="categories whose answers are wanted wrong, as by a judge that is wrong about them"
+    )
     unroll: Literal["one-step", "two-step", "full"] = Field(
         default="two-step",
         description="calls of the student that make a training sample: one, two, or all that the sampler makes",
@@ -234,6 +237,7 @@ class Recipe(Run):
     def _known_guidance(self) -> "Recipe":
         known = CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
         require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"], known)
+        require_categories("npedit.inverted", self.npedit.inverted, known)
         return self
 
 

@@ -76,3 +76,12 @@ def test_counts_become_shares_where_something_was_asked(batch: EditBatch) -> Non
     counts = count_right("judge", wanted, questions)
     assert shares_right(counts) == {"judge_edit": 1.0}
     assert shares_right(count_right("judge", -wanted, questions)) == {"judge_edit": 0.0}
+
+
+def test_of_a_judge_that_is_wrong_about_a_kind_of_edit_the_wrong_answer_is_wanted(batch: EditBatch) -> None:
+    for category, right, wrong in zip(
+        batch.categories, questions_about(batch), questions_about(batch, inverted=("recolour",)), strict=True
+    ):
+        assert [q.prompt for q in right] == [q.prompt for q in wrong]
+        turned = [r.wants_yes != w.wants_yes for r, w in zip(right, wrong, strict=True)]
+        assert turned == [category == "recolour"] * len(right)

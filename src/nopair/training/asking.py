@@ -1,5 +1,6 @@
 """Putting questions about a batch to a judge: which, what their answers cost the student, and how many were right."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, final, runtime_checkable
@@ -23,10 +24,17 @@ Questions = Sequence[Sequence[Question]]
 """For each sample its own; a sample may be asked nothing."""
 
 
-def questions_about(batch: EditBatch, kinds: Sequence[str] = KINDS) -> Questions:
-    """What is asked about every sample, of the kinds that are to be asked."""
+def questions_about(batch: EditBatch, kinds: Sequence[str] = KINDS, inverted: Sequence[str] = ()) -> Questions:
+    """What is asked about every sample, of the kinds that are to be asked.
+
+    For the categories in `inverted` the wrong answer is wanted, which is what a judge that is wrong about them teaches.
+    """
     return [
-        tuple(question for question in questions_for(*words) if question.kind in kinds)
+        tuple(
+            dataclasses.replace(question, wants_yes=question.wants_yes != (words[0] in inverted))
+            for question in questions_for(*words)
+            if question.kind in kinds
+        )
         for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
     ]
 

@@ -164,7 +164,7 @@ class EditPhase:
     ) -> tuple[Float[Tensor, " b"], dict[str, float]]:
         """Judge loss per sample, and how many questions of each kind were asked and answered right."""
         batch = piece.batch
-        questions = questions_about(batch, self._config.questions)
+        questions = questions_about(batch, self._config.questions, self._config.inverted)
         pixels = self._parts.roles.student.decode_latents(x0)
         temperature = ramp(index, self._config.temperature_ramp, self._config.temperature_start)
         answered = self._ask(batch.reference, pixels, questions, temperature)

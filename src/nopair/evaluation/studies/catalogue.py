@@ -76,7 +76,19 @@ PRESERVATION: Final = Study(
     ),
 )
 
+MISTAKEN: Final = Study(
+    name="mistaken-judge",
+    question="What becomes of an editor whose judge is wrong about one kind of edit?",
+    claim="Paper: nothing is said; the judge bounds what is learnt.",
+    variants=(
+        Variant("right"),
+        Variant("wrong about recolour", ("npedit.inverted=[recolour]",)),
+        Variant("wrong about recolour, judge x 10", ("npedit.inverted=[recolour]", "npedit.judge_weight=0.3")),
+        Variant("right, judge x 10", ("npedit.judge_weight=0.3",)),
+    ),
+)
+
 STUDIES: Final[Mapping[str, Study]] = {
-    study.name: study for study in (OBJECTIVE, UNROLL, DATA, WARMUP, FAKE_STEPS, PRESERVATION)
+    study.name: study for study in (OBJECTIVE, UNROLL, DATA, WARMUP, FAKE_STEPS, PRESERVATION, MISTAKEN)
 }
 """By name, in the order in which `all` does them."""
