@@ -1,0 +1,32 @@
+"""docs/results.md from the results of studies in docs/results/, as `nopair study NAME` writes them. Prints the page."""
+
+import json
+from pathlib import Path
+
+from nopair.evaluation.studies.catalogue import STUDIES
+from nopair.evaluation.studies.report import markdown
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+INTRODUCTION = """# Results of studies
+
+Each table is a study: editors trained side by side from the tiny base with the recipe `study` (120 steps of 8 records
+after 20 steps of warm-up), changed in one thing, with three seeds each; scored by the oracle on the same held-out edits.
+Means ± standard deviation over seeds. `nopair study NAME` trains and scores all of it again, and
+`python benchmarks/results.py > docs/results.md` writes this page from docs/results/NAME.json.
+
+These editors are far from trained: the recipe stops where differences between objectives can be seen in a few minutes,
+not where editing is learnt (the shipped editor took 5,000 steps of 16)."""
+
+
+def main() -> None:
+    """Print the page."""
+    print(INTRODUCTION)
+    for name in STUDIES:
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            print()
+            print(markdown(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    main()
