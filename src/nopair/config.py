@@ -183,6 +183,40 @@ class EditPhaseConfig(PhaseConfig):
         return self
 
 
+class SftConfig(PhaseConfig):
+    """Supervised fine-tuning on before/after pairs, a baseline; only the shapes world has pairs."""
+
+    steps: Natural = Field(default=0, description="optimiser steps; 0 leaves the phase out")
+    batch: Count = Field(default=16, description="samples per optimiser step")
+    lr: Positive = Field(default=1e-4, description="highest step size")
+    pairs: Count = Field(default=1000, description="different pairs to train on, over and over")
+
+
+class GrpoConfig(PhaseConfig):
+    """Flow-GRPO, a baseline: the judge's verdict as a reward, without a gradient through the judge."""
+
+    steps: Natural = Field(default=0, description="rollouts of a whole batch; 0 leaves the phase out")
+    batch: Count = Field(default=4, description="records per step, each sampled `group` times")
+    lr: Positive = Field(default=1e-5, description="highest step size")
+    group: Annotated[int, Field(ge=2)] = Field(default=8, description="samples of a record, held against each other")
+    policy: Literal["renoise", "sde"] = Field(
+        default="renoise", description="renoise, the sampler itself; or sde, Flow-GRPO's, at the sampler's levels"
+    )
+    noise: Positive = Field(default=0.7, description="noise level a of the policy sde")
+    moves: Count = Field(default=2, description="moves of each sample that are trained, drawn anew for each")
+    updates: Count = Field(
+        default=1, description="optimiser steps on the samples of a step; only later ones are clipped"
+    )
+    clip_range: Level = Field(
+        default=1e-4, description="how far a ratio of probabilities may be from 1 and still teach"
+    )
+    kl_weight: NotNegative = Field(default=0.01, description="weight of the divergence from the phase's start")
+    advantage_limit: Positive = Field(default=5.0, description="largest advantage, in standard deviations")
+    std: Literal["group", "global"] = Field(
+        default="group", description="whose standard deviation of rewards: each group's, or the whole batch's"
+    )
+
+
 class LoggingConfig(Section):
     """What a run tells while it runs."""
 
@@ -230,6 +264,8 @@ class Recipe(Run):
     data: DataConfig = Field(description="the unlabelled photos")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="the noise schedule")
     warmup: PhaseConfig = Field(description="learning to copy the reference")
+    sft: SftConfig = Field(default=SftConfig(), description="a baseline: learning to edit from pairs")
+    grpo: GrpoConfig = Field(default=GrpoConfig(), description="a baseline: reinforcing what the judge prefers")
     npedit: EditPhaseConfig = Field(description="learning to edit without pairs")
     guard: GuardConfig = Field(default=GuardConfig(), description="refusing bad steps")
 
@@ -238,6 +274,19 @@ class Recipe(Run):
         known = CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
         require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"], known)
         require_categories("npedit.inverted", self.npedit.inverted, known)
+        return self
+
+    @model_validator(mode="after")
+    def _possible_baselines(self) -> "Recipe":
+        if self.sft.steps and not isinstance(self.data, WorldDataConfig):
+            raise ValueError("sft.steps needs before/after pairs, which photos do not have; set it to 0")
+        if self.sft.steps and self.data.cache is not None:
+            raise ValueError("sft.steps cannot use data.cache, which holds no right answers; set data.cache to null")
+        if self.grpo.steps and self.grpo.moves >= self.sampling.steps:
+            raise ValueError(
+                f"grpo.moves={self.grpo.moves} must be below sampling.steps={self.sampling.steps}: the last prediction "
+                "adds no noise and cannot be reinforced"
+            )
         return self
 
 

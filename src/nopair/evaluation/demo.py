@@ -55,15 +55,14 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     console.print(table(f"after warm-up, {len(edits)} held-out edits", before.verdict))
 
     console.print("training without pairs: judge and teacher, no edited image")
-    phases = (training.warmup, training.npedit)
-    run_phases(phases, recipe=recipe, directory=directory, resume="latest", console=console)
+    run_phases(training.phases, recipe=recipe, directory=directory, resume="latest", console=console)
     editor = training.editor()
     editor.save(output / EDITOR)
     after = evaluate_editor(editor, training.judge, edits, seed)
     seconds = time.monotonic() - began
     console.print(table(f"after training, {len(edits)} held-out edits", after.verdict))
 
-    cost = Cost(seconds, _flops(phases), peak_memory_bytes())
+    cost = Cost(seconds, _flops(training.phases), peak_memory_bytes())
     write_report(output, _report(recipe, training, before, after, edits, cost))
     console.print(f"{seconds:.0f} s, {cost.flops:.3g} FLOPs, {cost.peak_memory_bytes / 2**30:.2f} GiB at most")
     console.print(f"report: {output / 'report.html'}   editor: {output / EDITOR}")

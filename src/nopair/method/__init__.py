@@ -27,9 +27,31 @@ from. Everything takes any batch size, and a sample's result does not depend on 
 | 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
 | 21 do-nothing                        | `reference_loss`, `does_nothing` | objective.py |
 | 22 total                             | `student_losses`       |              |
+| 23 reward (baseline, from here on)   | `judge_reward`         | grpo.py      |
+| 24 re-noising as a policy            | `renoise_move`         |              |
+| 25 SDE as a policy                   | `sde_move`             |              |
+| 26 log-probability                   | `log_prob`             |              |
+| 27 rollout of a policy               | `policy_rollout`       |              |
+| 28 advantages in groups              | `advantages`, `has_spread` |          |
+| 29 clipped surrogate                 | `clipped_surrogate`    |              |
+| 30 divergence from the start         | `policy_kl`            |              |
 """
 
 from nopair.method.flow import guided, interpolate, levels, shift_time, to_x0, velocity_target
+from nopair.method.grpo import (
+    Gaussian,
+    Move,
+    Trajectory,
+    advantages,
+    clipped_surrogate,
+    has_spread,
+    judge_reward,
+    log_prob,
+    policy_kl,
+    policy_rollout,
+    renoise_move,
+    sde_move,
+)
 from nopair.method.matching import (
     Normaliser,
     decoupled_dmd_loss,
@@ -48,9 +70,14 @@ from nopair.method.rollout import rollout, sampler_levels, training_levels
 from nopair.method.verdict import full_vocabulary_loss, judge_loss, ramp, right_minus_wrong
 
 __all__ = [
+    "Gaussian",
+    "Move",
     "Normaliser",
     "StudentLosses",
+    "Trajectory",
     "Weights",
+    "advantages",
+    "clipped_surrogate",
     "decoupled_dmd_loss",
     "denoising_loss",
     "dmd_loss",
@@ -59,18 +86,25 @@ __all__ = [
     "full_vocabulary_loss",
     "gap_at",
     "guided",
+    "has_spread",
     "interpolate",
     "judge_loss",
+    "judge_reward",
     "levels",
+    "log_prob",
     "per_pixel",
     "per_sample",
+    "policy_kl",
+    "policy_rollout",
     "query_times",
     "ramp",
     "reference_loss",
+    "renoise_move",
     "right_minus_wrong",
     "rollout",
     "sampler_levels",
     "score_gap",
+    "sde_move",
     "shift_time",
     "student_losses",
     "surrogate_loss",

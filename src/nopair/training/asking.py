@@ -12,6 +12,7 @@ from torch import Tensor
 from nopair.errors import ConfigError
 from nopair.judges.base import Judge, VocabularyJudge
 from nopair.judges.questions import questions_for
+from nopair.method.grpo import judge_reward
 from nopair.method.verdict import full_vocabulary_loss, judge_loss
 from nopair.types import EditBatch, Question
 
@@ -110,6 +111,16 @@ class VocabularyAsking:
         with torch.no_grad():
             odds = self._judge.odds(logits)
         return Answered(loss, torch.where(asked, odds, 0))
+
+
+@torch.no_grad()
+def reward(
+    judge: Judge, reference: Float[Tensor, "b 3 h w"], edited: Float[Tensor, "b 3 eh ew"], questions: Questions
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b q"]]:
+    """A judge's verdict as a number (Eq. 23), and the log-odds behind it. Nothing has a gradient."""
+    odds = judge.yes_minus_no(reference, edited, questions)
+    wants_yes, asked = (table.to(odds.device) for table in _tables(questions))
+    return judge_reward(odds, wants_yes, asked), odds
 
 
 ASKINGS: Final[Mapping[str, type[BinaryAsking] | type[VocabularyAsking]]] = {

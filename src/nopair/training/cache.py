@@ -183,9 +183,9 @@ def fill(
 
 
 def _batches(recipe: Recipe, source: Source, ranks: Ranks) -> Iterator[EditBatch]:
-    """This rank's share of all records that either phase visits, which both number from 0; one by one, as they may
+    """This rank's share of all records that any phase visits, which all number from 0; one by one, as they may
     differ in size."""
-    count = max(phase.steps * phase.batch for phase in (recipe.warmup, recipe.npedit))
+    count = max(phase.steps * phase.batch for phase in (recipe.warmup, recipe.grpo, recipe.npedit))
     indices = range(ranks.rank, count, ranks.world)
     console = Console(stderr=True)
     for index in track(indices, "encoding", console=console, transient=True, disable=ranks.rank > 0):

@@ -33,7 +33,7 @@ from nopair.training.phase import State
 FORMAT: Final = 1
 FREE_KEYS: Final = (
     *("name", "output", "threads", "logging", "checkpoint", "guard"),
-    *("warmup.steps", "warmup.accumulate", "npedit.steps", "npedit.accumulate"),
+    *(f"{phase}.{key}" for phase in ("warmup", "sft", "grpo", "npedit") for key in ("steps", "accumulate")),
 )
 """What a resumed run may say otherwise than its checkpoint. New steps also move the schedule's end."""
 

@@ -123,6 +123,11 @@ class Draws:
         drawn = [torch.randint(count, (1,), generator=source) for source in self._generators]
         return torch.cat(drawn).to(self._like.device)
 
+    def subsets(self, count: int, size: int) -> Int[Tensor, "b size"]:
+        """`size` different numbers of 0 ... count - 1."""
+        drawn = [torch.randperm(count, generator=source)[:size] for source in self._generators]
+        return torch.stack(drawn).to(self._like.device)
+
 
 @dataclass(frozen=True, eq=False)
 class Piece:

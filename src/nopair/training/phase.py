@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors, numbers, text, booleans and None: what a weights-only load reads."""
@@ -51,6 +52,15 @@ class Phase(Protocol):
 
     def samples(self, index: int) -> Image | None:
         """A picture of what the model does after step `index`, or None. Must not change the state."""
+        ...
+
+
+@runtime_checkable
+class StudentPhase(Phase, Protocol):
+    """A phase that trains the student of an editor."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged student: what is shipped, if this is the last phase. They are live."""
         ...
 
 

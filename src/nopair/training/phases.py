@@ -82,6 +82,10 @@ class WarmupPhase:
         with self._ema.applied():
             return self._parts.sampler.grid()
 
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged student."""
+        return self._ema.weights()
+
 
 @final
 class EditPhase:

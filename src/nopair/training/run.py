@@ -17,7 +17,7 @@ from nopair.backbones.folder import load_model
 from nopair.backbones.load import load_backbone, require_same_dialect
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.config import JudgeConfig, Recipe
-from nopair.config_data import PhotoDataConfig
+from nopair.config_data import PhotoDataConfig, WorldDataConfig
 from nopair.data.loader import Limited, OnDevice, Source
 from nopair.data.order import Sizes
 from nopair.data.photos import PhotoSource
@@ -32,13 +32,17 @@ from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
 from nopair.training.ahead import Ahead
 from nopair.training.cache import CachedBackbone, Store, fill
+from nopair.training.grpo import GrpoPhase
 from nopair.training.loop import run_phases
 from nopair.training.parallel import ALONE, Ranks, joined
 from nopair.training.parts import Parts
+from nopair.training.phase import StudentPhase
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
+from nopair.training.sft import SftPhase
 from nopair.types import EditBatch
 from nopair.weights import resolve
+from nopair.world.pairs import PairSource
 from nopair.world.records import WorldSource
 from nopair.world.scenes import SIZE
 
@@ -49,7 +53,7 @@ LESS: Final = "nopair plan RECIPE tells what takes it and which switch saves how
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Everything a run is made of. `size` is (height, width) in pixels."""
+    """Everything a run is made of. `size` is (height, width) in pixels; `phases` are in the order in which they run."""
 
     recipe: Recipe
     backbone: StoredBackbone
@@ -58,10 +62,11 @@ class Training:
     roles: Roles
     warmup: WarmupPhase
     npedit: EditPhase
+    phases: tuple[StudentPhase, ...]
 
     def editor(self) -> Editor:
-        """The student with the averaged weights of training without pairs."""
-        return self._editor(self.npedit.weights())
+        """The averaged student of the last phase that has any steps; if none has, the student as it starts."""
+        return self._editor([self.warmup, *(phase for phase in self.phases if phase.steps)][-1].weights())
 
     def warm_editor(self) -> Editor:
         """The student as it is now; after warm-up it copies."""
@@ -100,7 +105,8 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
         DataError: the photos cannot.
         ConfigError: the base cannot be trained as the recipe says, or a batch cannot be shared by the ranks.
     """
-    for phase, config in (("warmup", recipe.warmup), ("npedit", recipe.npedit)):
+    named = {"warmup": recipe.warmup, "sft": recipe.sft, "grpo": recipe.grpo, "npedit": recipe.npedit}
+    for phase, config in named.items():
         if config.steps:
             ranks.require_shares(phase, config.batch, config.accumulate)
     if recipe.threads is not None:
@@ -128,7 +134,23 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     schedule = levels(recipe.sampling.steps, shift)
     sampler = Sampler(roles.student, examples, schedule, recipe.seed)
     parts = Parts(recipe, roles, judge, bystander, source, shift, schedule, sampler, ranks)
-    return Training(recipe, backbone, size, judge, roles, WarmupPhase(parts), EditPhase(parts))
+    warmup, npedit = WarmupPhase(parts), EditPhase(parts)
+    phases = (warmup, *_baselines(parts, torch.device(device)), npedit)
+    return Training(recipe, backbone, size, judge, roles, warmup, npedit, phases)
+
+
+def _baselines(parts: Parts, device: torch.device) -> list[StudentPhase]:
+    """Those that the recipe asks for; the others are spared their averages."""
+    recipe, found = parts.recipe, list[StudentPhase]()
+    if recipe.sft.steps:
+        assert isinstance(recipe.data, WorldDataConfig), "a recipe asks for pairs only where there are any"
+        data = recipe.data
+        chosen = {} if data.categories is None else {"categories": data.categories}
+        pairs = PairSource(data.seed, recipe.sft.pairs, device, nothing_share=data.nothing_share, **chosen)
+        found.append(SftPhase(parts, pairs))
+    if recipe.grpo.steps:
+        found.append(GrpoPhase(parts))
+    return found
 
 
 def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source, Source, Sizes]:
@@ -136,8 +158,8 @@ def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source
     data = recipe.data
     if isinstance(data, PhotoDataConfig):
         table = open_table(Path(data.path))
-        phases = [phase for phase in (recipe.warmup, recipe.npedit) if phase.steps]
-        group = math.lcm(*(phase.batch for phase in phases))  # a batch of either phase then has one size
+        phases = [phase for phase in (recipe.warmup, recipe.grpo, recipe.npedit) if phase.steps]
+        group = math.lcm(*(phase.batch for phase in phases))  # a batch of any phase then has one size
         settings = {"seed": data.seed, "nothing_share": data.nothing_share, "max_broken": data.max_broken}
         photos = PhotoSource.of(table, data.sizes, group=group, shares=data.shares, **settings)
         shown = PhotoSource.of(table, data.sizes[:1], group=1, **settings)
@@ -226,7 +248,7 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu") -> None:
         console = Console(quiet=not ranks.writes)
         training = compose(recipe, place, ranks)
         run_phases(
-            (training.warmup, training.npedit),
+            training.phases,
             recipe=recipe,
             directory=directory,
             resume="latest" if resume else None,

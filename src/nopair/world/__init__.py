@@ -7,6 +7,7 @@
 | parse.py       | pixels to the nearest scene, by search                                               |
 | edits.py       | instructions with their right answers; the training and the held-out split           |
 | records.py     | edits with the answer taken out: all that training gets to see                       |
+| pairs.py       | edits with their answers, for supervised fine-tuning alone                           |
 | cases.py       | held-out edits to evaluate on                                                        |
 | oracle.py      | success, preservation, realism and overall score of an edited image                  |
 | corruptions.py | ways for an edited image to be bad                                                   |

@@ -4,10 +4,11 @@
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from nopair.errors import DataError
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
     CELLS,
@@ -193,6 +194,24 @@ def sample_edit(rng: random.Random, category: str, *, held_out: bool) -> Edit:
         edit = random_edit(rng, category, random_scene(rng, most=most))
         if held_out == (is_held_out(edit.source) or is_held_out(edit.target)):
             return edit
+
+
+def draw_category(rng: random.Random, categories: Sequence[str], nothing_share: float) -> str:
+    """One of `categories` with equal chance, but `nothing`, if it is among them, with a chance of `nothing_share`."""
+    others = [category for category in categories if category != "nothing"]
+    draw = rng.random()
+    if not others or ("nothing" in categories and draw < nothing_share):
+        return "nothing"
+    return rng.choice(others)
+
+
+def require_mixture(categories: Sequence[str], nothing_share: float) -> None:
+    """Raises DataError for what `draw_category` cannot draw from: no or unknown categories, a share outside [0, 1]."""
+    unknown = [category for category in categories if category not in CATEGORIES]
+    if unknown or not categories:
+        raise DataError(f"unknown edit categories {unknown}; choose at least one of: {', '.join(CATEGORIES)}")
+    if not 0.0 <= nothing_share <= 1.0:
+        raise DataError(f"nothing_share must be between 0 and 1, not {nothing_share}")
 
 
 def any_edit(rng: random.Random) -> Edit:

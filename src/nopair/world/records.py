@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nopair.errors import DataError
 from nopair.types import EditBatch, EditRecord
-from nopair.world.edits import CATEGORIES, Edit, sample_edit
+from nopair.world.edits import CATEGORIES, Edit, draw_category, require_mixture, sample_edit
 from nopair.world.render import render
 from nopair.world.scenes import caption
 
@@ -60,24 +59,14 @@ class WorldSource:
     nothing_share: float = 0.02
 
     def __post_init__(self) -> None:
-        unknown = [category for category in self.categories if category not in CATEGORIES]
-        if unknown or not self.categories:
-            raise DataError(f"unknown edit categories {unknown}; choose at least one of: {', '.join(CATEGORIES)}")
-        if not 0.0 <= self.nothing_share <= 1.0:
-            raise DataError(f"nothing_share must be between 0 and 1, not {self.nothing_share}")
+        require_mixture(self.categories, self.nothing_share)
 
     def record(self, index: int) -> EditRecord:
         """Record number `index`, any non-negative integer."""
         rng = random.Random(f"records {self.seed} {self.held_out} {index}")
-        return to_record(sample_edit(rng, self._category(rng), held_out=self.held_out))
+        category = draw_category(rng, self.categories, self.nothing_share)
+        return to_record(sample_edit(rng, category, held_out=self.held_out))
 
     def batch(self, indices: Sequence[int]) -> EditBatch:
         """Those records, stacked."""
         return to_batch([self.record(index) for index in indices])
-
-    def _category(self, rng: random.Random) -> str:
-        others = [category for category in self.categories if category != "nothing"]
-        draw = rng.random()
-        if not others or ("nothing" in self.categories and draw < self.nothing_share):
-            return "nothing"
-        return rng.choice(others)

@@ -126,8 +126,7 @@ def run_job(job: Job, console: Console) -> None:
         "marks": [],
     }
     try:
-        phases = (training.warmup, training.npedit)
-        run_phases(phases, recipe=recipe, directory=place, resume=_resume(place), console=console)
+        run_phases(training.phases, recipe=recipe, directory=place, resume=_resume(place), console=console)
     except TrainingError as error:
         result["failed"] = str(error)
     else:
