@@ -66,6 +66,7 @@ data:
   seed: 0
   nothing_share: 0.01
   categories: null
+  limit: null
   cache: null
 sampling:
   steps: 4
@@ -84,6 +85,44 @@ warmup:
   ema: 0.999
   lr_warmup_steps: 0
   lr_final_fraction: 1.0
+sft:
+  steps: 0
+  batch: 16
+  accumulate: 1
+  optimiser: adamw
+  lr: 0.0001
+  betas:
+  - 0.9
+  - 0.999
+  weight_decay: 0.0
+  clip: 1.0
+  ema: 0.999
+  lr_warmup_steps: 0
+  lr_final_fraction: 1.0
+  pairs: 1000
+grpo:
+  steps: 0
+  batch: 4
+  accumulate: 1
+  optimiser: adamw
+  lr: 1.0e-05
+  betas:
+  - 0.9
+  - 0.999
+  weight_decay: 0.0
+  clip: 1.0
+  ema: 0.999
+  lr_warmup_steps: 0
+  lr_final_fraction: 1.0
+  group: 8
+  policy: renoise
+  noise: 0.7
+  moves: 2
+  updates: 1
+  clip_range: 0.0001
+  kl_weight: 0.01
+  advantage_limit: 5.0
+  std: group
 npedit:
   steps: 20
   batch: 4
@@ -103,6 +142,12 @@ npedit:
   judge_weight: 0.05
   dmd_weight: 1.0
   reference_weight: 0.0
+  preservation_weight: 0.0
+  judge_loss: binary
+  questions:
+  - edit
+  - identity
+  unroll: two-step
   guidance:
     default: 3.0
   normaliser: per_sample
@@ -227,7 +272,7 @@ def test_overrides_of_lists_names_and_nothing() -> None:
         ("npedit.lr.x=1", "npedit.lr"),
         ("npedit.betas.0=0.5", "npedit.betas"),
         ("threds=2", "threads"),
-        ("lr=1e-4", "warmup.lr"),
+        ("lr=1e-4", "sft.lr"),
         ("a.b.keep=1", "checkpoint.keep"),
     ],
 )
@@ -374,3 +419,27 @@ def test_a_path_override_keeps_any_path(name: str) -> None:
 def test_adapters_are_not_compiled() -> None:
     with pytest.raises(ConfigError, match="compile needs roles: full"):
         load_recipe("demo", ["base.roles=lora", "base.compile=true"])
+
+
+PHOTOS = "data={source: photos, path: photos}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["sft.steps=5", PHOTOS], "sft.steps needs before/after pairs, which photos do not have"),
+        (["sft.steps=5", "data.cache=somewhere"], "sft.steps cannot use data.cache"),
+        (["grpo.steps=5", "grpo.moves=4"], "grpo.moves=4 must be below sampling.steps=4"),
+        (["grpo.steps=5", "sampling.steps=1", "grpo.moves=1"], "grpo.moves=1 must be below sampling.steps=1"),
+        (["grpo.group=1"], "grpo.group is 1, expected at least 2"),
+        (["grpo.clip_range=0.0"], "grpo.clip_range is 0.0"),
+        (["grpo.policy=ode"], "'renoise' or 'sde'"),
+        (["sft.pairs=0"], "sft.pairs is 0, expected at least 1"),
+    ],
+)
+def test_impossible_baselines_are_refused(overrides: list[str], words: str) -> None:
+    assert words in complaint(*overrides)
+
+
+def test_baselines_that_are_left_out_refuse_nothing() -> None:
+    assert parse_recipe(MINIMAL, [PHOTOS, "grpo.moves=9"]).sft.steps == 0

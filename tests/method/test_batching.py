@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from nopair.method import (
+    advantages,
+    clipped_surrogate,
     decoupled_dmd_loss,
     denoising_loss,
     dmd_loss,
@@ -15,15 +17,21 @@ from nopair.method import (
     guided,
     interpolate,
     judge_loss,
+    judge_reward,
     levels,
+    log_prob,
     per_pixel,
     per_sample,
+    policy_kl,
+    policy_rollout,
     query_times,
     reference_loss,
+    renoise_move,
     right_minus_wrong,
     rollout,
     sampler_levels,
     score_gap,
+    sde_move,
     surrogate_loss,
     to_x0,
     training_levels,
@@ -67,6 +75,18 @@ FUNCTIONS: dict[str, Callable[[Inputs], Tensor]] = {
         i["x"], field, other, field, i["scale"], (i["t"], i["t"] / 2), i["y"], per_pixel
     ),
     "reference_loss": lambda i: reference_loss(i["x"], i["y"], i["nothing"]),
+    "judge_reward": lambda i: judge_reward(i["answers"], i["wants_yes"], i["asked"]),
+    "renoise_move": lambda i: renoise_move(i["x"], i["y"], i["t"], i["t"] / 2)[0],
+    "sde_move": lambda i: sde_move(i["x"], i["y"], i["t"], i["t"] / 2, 0.7)[0],
+    "log_prob": lambda i: log_prob(i["x"], i["y"], i["t"]),
+    "policy_rollout": lambda i: (
+        policy_rollout(
+            renoise_move, field, torch.stack([i["x"], i["y"], i["z"], i["x"]]), sampler_levels(SCHEDULE, len(i["x"]))
+        ).x0
+    ),
+    "advantages, a row for each": lambda i: advantages(i["answers"], i["t"][:, None], 1.0),
+    "clipped_surrogate": lambda i: clipped_surrogate(i["t"], i["scale"], i["scale"], 0.1),
+    "policy_kl": lambda i: policy_kl(i["x"], i["y"], i["t"]),
 }
 
 

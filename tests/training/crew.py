@@ -30,13 +30,16 @@ from nopair.judges.scripted import ScriptedJudge
 from nopair.method.flow import levels
 from nopair.training import checkpoint, parallel
 from nopair.training.ahead import Ahead
+from nopair.training.grpo import GrpoPhase
 from nopair.training.loop import run_phases
 from nopair.training.parallel import Ranks, joined
 from nopair.training.parts import Parts
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.run import train  # noqa: F401 - for the server to have it
 from nopair.training.sampling import Sampler
+from nopair.training.sft import SftPhase
 from nopair.types import EditBatch
+from nopair.world.pairs import PairSource
 from nopair.world.records import WorldSource
 
 BATCH = 4
@@ -109,10 +112,12 @@ class Job:
             source = Trap(source, self.record, self.mishap, [1 if self.phase == "warmup" else 2])
         judge = ScriptedJudge((1.0, 0.0, 0.0))
         parts = Parts(recipe, roles, judge, None, source, 3.0, schedule, sampler, ranks)
-        phases = (WarmupPhase(parts), EditPhase(parts))
+        pairs = PairSource(recipe.data.seed, recipe.sft.pairs, torch.device("cpu"))
+        baselines = (SftPhase(parts, pairs), GrpoPhase(parts))
+        phases = (WarmupPhase(parts), *(phase for phase in baselines if phase.steps), EditPhase(parts))
         console = Console(quiet=not ranks.writes, stderr=True)
         run_phases(phases, recipe=recipe, directory=self.directory, resume=self.resume, console=console, ranks=ranks)
-        return flatten(phases[1].state())
+        return flatten(phases[-1].state())
 
 
 @dataclass(frozen=True)

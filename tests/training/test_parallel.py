@@ -60,6 +60,21 @@ def test_two_processes_give_the_weights_of_one(
     assert any(not torch.equal(first[name], at_once[name]) for name in first)  # or the tolerance hides nothing
 
 
+def test_two_processes_train_the_baselines_as_one(crew: ModuleType, tmp_path: Path) -> None:
+    """Rewards are held against those of all ranks, and both take the same updates."""
+    group = ("grpo.batch=2", "grpo.group=2", "grpo.moves=1", "grpo.updates=2", "grpo.std=global", "grpo.kl_weight=0.1")
+    short = ("warmup.steps=1", "npedit.steps=1", "sft.steps=1", "sft.batch=2", "grpo.steps=2", *group)
+    job = crew.Job(tmp_path / "two", short)
+    assert crew.together(job.directory, 2, crew.in_step, job, job.directory) == [0, 0]
+    first, second = results(job.directory)
+    assert_equal(first, second)
+    pieces = (*TWO_PIECES, "sft.accumulate=2", "grpo.accumulate=2")
+    assert_equal(first, crew.Job(tmp_path / "one", (*short, *pieces))(ALONE))
+    found = metrics(job.directory)
+    assert [phase for phase, _, _ in found] == ["warmup", "sft", "grpo", "grpo", "npedit"]
+    assert found == metrics(tmp_path / "one")
+
+
 def test_a_bad_loss_of_one_rank_is_refused_by_both(crew: ModuleType, tmp_path: Path) -> None:
     job = crew.Job(tmp_path / "two", mishap="nan", record=OF_RANK_1)
     assert crew.together(job.directory, 2, crew.in_step, job, job.directory) == [0, 0]

@@ -59,8 +59,46 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+BASELINES = ("sft.steps=2", "sft.batch=2", "grpo.steps=1", "grpo.batch=1", "grpo.group=2", "grpo.moves=1")
+
+
+def test_baselines_run_between_warmup_and_training_without_pairs(tmp_path: Path) -> None:
+    run(tmp_path / "run", *BASELINES, "warmup.steps=1", "npedit.steps=1", "logging.samples_every=0")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["phase"] for line in lines] == ["warmup", "sft", "sft", "grpo", "npedit"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "last"),
+    [
+        ((), "npedit"),
+        (("npedit.steps=0",), "grpo"),
+        (("npedit.steps=0", "grpo.steps=0"), "sft"),
+        (("npedit.steps=0", "grpo.steps=0", "sft.steps=0"), "warmup"),
+    ],
+)
+def test_the_editor_is_the_average_of_the_last_phase_with_steps(overrides: tuple[str, ...], last: str) -> None:
+    training = compose(load_recipe("demo", [*SHORT, *BASELINES, *overrides]))
+    phase = next(phase for phase in training.phases if phase.name == last)
+    with torch.no_grad():
+        for value in phase.weights().values():
+            value += 1.0
+    found = student(training.editor())
+    assert all(torch.equal(found[name], value) for name, value in phase.weights().items())
+
+
+def test_a_run_stopped_in_a_baseline_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    settings = (*BASELINES, "npedit.steps=1", "warmup.steps=1", "grpo.steps=2", "checkpoint.keep=9")
+    settings = (*settings, "logging.samples_every=0", "grpo.ema=0.5", "sft.ema=0.5")
+    whole = student(run(tmp_path / "run", *settings))
+    for number in (5, 6):  # as if killed after the first of the second baseline's steps
+        (tmp_path / "run" / "checkpoints" / f"checkpoint-{number}").rename(tmp_path / f"lost-{number}")
+    resumed = student(run(tmp_path / "run", *settings, resume=True))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_adapters_on_one_shared_base_train_too(tmp_path: Path) -> None:
-    editor = run(tmp_path / "lora", "base.roles=lora", "base.lora.rank=4")
+    editor = run(tmp_path / "lora", "base.roles=lora", "base.lora.rank=4", *BASELINES)
     base = compose(load_recipe("demo", ["threads=1"])).backbone.transformer.state_dict()
     changed = {name for name, value in student(editor).items() if not torch.equal(value, base[name])}
     assert changed
