@@ -474,6 +474,10 @@ def build(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of each part, instead of its own number; for a trial.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Train on this judge, a folder or tiny:judge, not a new one."),
+    ] = None,
 ) -> None:
     """Train the tiny models again, from nothing.
 
@@ -482,7 +486,7 @@ def build(
     from nopair.tiny.build import build as run_build
     from nopair.weights import packaged
 
-    run_build(part, packaged() if output is None else output, steps)
+    run_build(part, packaged() if output is None else output, steps, start)
 
 
 def main() -> NoReturn:

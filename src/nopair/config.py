@@ -25,7 +25,7 @@ from nopair.settings import (
     parse,
     shipped_names,
 )
-from nopair.world.edits import CATEGORIES
+from nopair.world.edits import ALL_CATEGORIES
 
 RECIPES: Final = "nopair.recipes"
 Dtype = Literal["float32", "bfloat16"]
@@ -271,7 +271,7 @@ class Recipe(Run):
 
     @model_validator(mode="after")
     def _known_guidance(self) -> "Recipe":
-        known = CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
+        known = ALL_CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
         require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"], known)
         require_categories("npedit.inverted", self.npedit.inverted, known)
         return self

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from nopair.data.records import CATEGORIES as PHOTO_CATEGORIES
 from nopair.settings import Count, Fraction, Natural, NotNegative, Section, Words
-from nopair.world.edits import CATEGORIES
+from nopair.world.edits import ALL_CATEGORIES
 
 
 class WorldDataConfig(Section):
@@ -17,7 +17,7 @@ class WorldDataConfig(Section):
     seed: Natural = Field(default=0, description="which sequence of scenes and instructions")
     nothing_share: Fraction = Field(default=0.01, description="share of instructions that ask for no change, 0 to 1")
     categories: tuple[Words, ...] | None = Field(
-        default=None, min_length=1, description="kinds of edit to train; null for all"
+        default=None, min_length=1, description="kinds of edit to train; null for all but free-form"
     )
     limit: Count | None = Field(
         default=None, description="different records to train on, over and over; null for as many as training asks for"
@@ -29,7 +29,7 @@ class WorldDataConfig(Section):
 
     @model_validator(mode="after")
     def _known_categories(self) -> "WorldDataConfig":
-        require_categories("categories", self.categories or (), CATEGORIES)
+        require_categories("categories", self.categories or (), ALL_CATEGORIES)
         return self
 
 

@@ -11,7 +11,11 @@ from typing import Final
 
 from nopair.types import Question
 
-VERSION: Final = "v1"
+VERSION: Final = "v2"
+"""What an editor says it was trained under. Nothing is refused because of it: it tells a reader what was asked.
+
+v2 asks of `free-form` whether the subject is the same, where v1 asked whether all else is unchanged. Else they agree.
+"""
 
 _EDIT: Final = Question(
     "edit",
@@ -34,14 +38,21 @@ _SAME: Final = Question(
     "Is the second image the same as the first? Before: {reference} After: {edited} Answer Yes or No.",
     wants_yes=True,
 )
+_SAME_SUBJECT: Final = Question(
+    "identity",
+    "Is the {subject} in the second image the same as in the first? Before: {reference} After: {edited} Answer Yes or "
+    "No.",
+    wants_yes=True,
+)
 
 DEFAULT: Final = (_EDIT, _IDENTITY)
 BY_CATEGORY: Final = {
     "remove": (_STILL_THERE, _IDENTITY),
     "nothing": (_SAME,),
+    "free-form": (_EDIT, _SAME_SUBJECT),
 }
 """Categories that do not use `DEFAULT`. Removal asks about the edited image alone; doing nothing asks only for
-identity."""
+identity; a subject in a new scene must be the same, and nothing else."""
 
 
 def templates_for(category: str) -> tuple[Question, ...]:

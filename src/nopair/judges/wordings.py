@@ -28,6 +28,12 @@ _OTHERS: Final = {
         "Do both images show the same? First: {reference} Second: {edited} Answer Yes or No.",
         "Did everything stay as it was? Original: {reference} Result: {edited} Answer Yes or No.",
     ),
+    "Is the {subject} in the second image the same as in the first? Before: {reference} After: {edited} Answer Yes or "
+    "No.": (
+        "Do both images show the same {subject}? First: {reference} Second: {edited} Answer Yes or No.",
+        "Does the {subject} still look as it did, wherever it is? Original: {reference} Result: {edited} Answer Yes or "
+        "No.",
+    ),
 }
 """Other wordings by the shipped one. The right answer stays the same, and the question stands before the images."""
 

@@ -5,7 +5,7 @@ training loop in `runs/tiny/<part>`, so an interrupted build goes on from its ne
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, final
 
@@ -18,18 +18,19 @@ from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe
 from nopair.data.files import folder_atomic
 from nopair.editor import Editor
-from nopair.errors import ModelError
+from nopair.errors import ConfigError, ModelError
+from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.settings import path_override
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
 from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
-from nopair.tiny.judge import JudgePhase, JudgeSettings, new_processor
+from nopair.tiny.judge import CONTINUED, JudgePhase, JudgeSettings, new_processor
 from nopair.tiny.vae import DecoderPhase, VaePhase, VaeSettings
 from nopair.tiny.words import IMAGE, VIDEO, train_tokenizer
 from nopair.training import checkpoint
 from nopair.training.loop import run_phases
 from nopair.training.phase import Phase
 from nopair.training.run import EDITOR, train
-from nopair.weights import packaged
+from nopair.weights import packaged, resolve
 
 PARTS: Final = ("vae", "base", "judge", "editor")
 RUNS: Final = Path("runs/tiny")
@@ -42,17 +43,25 @@ _VAE: Final = RUNS / "vae" / "vae"
 class PartRun(Run):
     """The run of one part. `settings` are its training settings, so that a build only goes on with what it began."""
 
-    settings: Mapping[str, int | float]
+    settings: Mapping[str, int | float | str]
 
 
-def build(part: str, output: Path, steps: int | None = None) -> None:
+def build(part: str, output: Path, steps: int | None = None, start: str | None = None) -> None:
     """Build one part, or `all`, into `output`/<part>; what was there is replaced when the new one is complete.
 
+    `start`: a judge's folder, or tiny:judge, which is then trained on instead of a new one; for the judge alone.
+
     Raises:
-        ModelError: a part that this one needs is not there.
+        ConfigError: `start` is given for another part than the judge.
+        ModelError: a part that this one needs is not there, or `start` is no such folder.
         Interrupted: after a signal, with the run saved; the same command goes on from there.
     """
     console = Console()
+    if start is not None:
+        if part != "judge":
+            raise ConfigError(f"--start is for the judge, not for {part}; run: nopair tiny build judge --start {start}")
+        _continue_judge(output, steps, start, console)
+        return
     for name in PARTS if part == "all" else (part,):
         console.rule(f"tiny {name}")
         _BUILDERS[name](output, steps, console)
@@ -84,11 +93,24 @@ def _build_judge(output: Path, steps: int | None, console: Console) -> None:
     tokenizer = train_tokenizer(0, (IMAGE, VIDEO))
     phase = JudgePhase(_vae(output), tokenizer, settings)
     _run((phase,), settings, console)
+    _save_judge(phase, output, "Trained by `nopair tiny build judge`")
+
+
+def _continue_judge(output: Path, steps: int | None, start: str, console: Console) -> None:
+    settings = CONTINUED if steps is None else replace(CONTINUED, steps=steps)
+    judge = LlavaOnevisionJudge.load(resolve(start))
+    phase = JudgePhase(_vae(output), judge.tokenizer, settings, judge.model)
+    _run((phase,), settings, console, start)
+    _save_judge(phase, output, f"`{start}`, trained on by `nopair tiny build judge --start {start}`")
+
+
+def _save_judge(phase: JudgePhase, output: Path, made: str) -> None:
+    base = output / "base" if (output / "base").is_dir() else packaged() / "base"
     with folder_atomic(output / "judge", marker="config.json") as part:
         phase.finish().half().save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        phase.judge.tokenizer.save_pretrained(part)
         new_processor().save_pretrained(part)
-        write_card(part, judge_card(part, output / "base", settings))
+        write_card(part, judge_card(part, base, phase.settings, made))
 
 
 def _build_editor(output: Path, steps: int | None, console: Console) -> None:
@@ -109,12 +131,17 @@ _BUILDERS: Final[dict[str, Callable[[Path, int | None, Console], None]]] = {
 }
 
 
-def _run(phases: Sequence[Phase], settings: VaeSettings | BaseSettings | JudgeSettings, console: Console) -> None:
-    name = phases[0].name
+def _run(
+    phases: Sequence[Phase],
+    settings: VaeSettings | BaseSettings | JudgeSettings,
+    console: Console,
+    start: str | None = None,
+) -> None:
+    name = phases[0].name if start is None else f"{phases[0].name}-continued"
     run = PartRun(
         name=f"tiny-{name}",
         seed=settings.seed,
-        settings=asdict(settings),
+        settings=asdict(settings) | ({} if start is None else {"start": start}),
         output=str(RUNS / name),
         logging=LoggingConfig(every=50, samples_every=0),
         checkpoint=CheckpointConfig(every=200, keep=2),

@@ -13,6 +13,7 @@ from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.tiny.base import BaseSettings
 from nopair.tiny.judge import JudgeSettings
 from nopair.tiny.quality import JudgeQuality, base_quality, judge_quality, reconstruction_psnr
+from nopair.world.attempts import KINDS
 from nopair.world.cases import held_out_cases
 
 ENOUGH: Final = 0.95
@@ -58,16 +59,16 @@ def base_card(backbone: ZImageBackbone, settings: BaseSettings) -> str:
     )
 
 
-def judge_card(folder: Path, base: Path, settings: JudgeSettings) -> str:
-    """Accuracy by category, question and kind of attempt."""
+def judge_card(folder: Path, base: Path, settings: JudgeSettings, made: str) -> str:
+    """Accuracy by category, question and kind of attempt; `made` says by which command."""
     quality = judge_quality(LlavaOnevisionJudge.load(folder), ZImageBackbone.load(base))
     return _HEAD.format(library="transformers", task="image-text-to-text", title="nopair tiny judge") + (
         "A LLaVA-OneVision model at toy size that answers Yes or No about edits in the shapes world. Stock "
         "`transformers` loads it. Like any vision-language model it was trained on labelled examples: scenes, "
-        "attempts at edits (right, unchanged, wrong, half-done, over-done, misshapen, smeared, corrupted, unrelated; "
+        f"attempts at edits ({', '.join(KINDS)}; "
         "two of three seen through the autoencoder, some with noise) and the answers to the questions of "
         "`nopair.judges.questions`.\n\n"
-        f"Trained by `nopair tiny build judge`: {settings.steps} steps of {settings.batch} attempts.\n\n"
+        f"{made}: {settings.steps} steps of {settings.batch} attempts.\n\n"
         f"Accuracy on unseen draws, all kinds of attempts equally often: **{quality.accuracy:.3f}**. "
         f"Below {ENOUGH} a judge's gradient is not worth following; such groups are marked.\n\n"
         + _judge_tables(quality)

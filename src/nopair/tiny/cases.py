@@ -16,8 +16,8 @@ from torch import Tensor
 from nopair.judges.questions import questions_for
 from nopair.types import Question
 from nopair.world.attempts import KINDS, Attempt, make_attempt, other_than, seen_in
-from nopair.world.edits import Edit, random_thing
-from nopair.world.render import render, thing_layers
+from nopair.world.edits import FREE_FORM, Edit, any_edit, random_thing, sample_edit
+from nopair.world.render import render, thing_layers, thing_region
 from nopair.world.scenes import OBJECT_COLOURS, SHAPES, SIZE, Scene
 
 PATCH: Final = 8
@@ -26,6 +26,11 @@ PATCH: Final = 8
 _PRESENCE: Final = 0.35
 """Share of attempts about which it is asked, besides, whether some thing can be seen: removal has too few such
 questions."""
+
+_NEW_SCENES: Final = 0.14
+"""Share of edits that put the subject in a new scene."""
+_LAX: Final = ("background", "move", "recolour")
+"""Edits after which judges have been blind to slight changes of what was to stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,16 @@ def draw_kind(rng: random.Random, unrelated: float = KINDS["unrelated"]) -> str:
     return rng.choices(list(shares), list(shares.values()))[0]
 
 
+def draw_edit(rng: random.Random, kind: str) -> Edit:
+    """An edit to attempt: of any category from either split, with every second nudged attempt at one of `_LAX`."""
+    roll = rng.random()
+    if roll < _NEW_SCENES:
+        return sample_edit(rng, FREE_FORM, held_out=rng.random() < 0.5)
+    if kind == "nudged" and roll < 0.5 + _NEW_SCENES / 2:
+        return sample_edit(rng, rng.choice(_LAX), held_out=rng.random() < 0.3)
+    return any_edit(rng)
+
+
 def make_case(rng: random.Random, source: torch.Generator, kind: str, edit: Edit) -> tuple[Case, ...]:
     """The questions about one attempt, each with its answer; debatable ones are left out, so there may be none."""
     attempt = make_attempt(rng, kind, edit, source)
@@ -119,13 +134,26 @@ def _compared(
 ) -> tuple[bool, Tensor] | None:
     asked = _differs(before, after)
     if question.kind == "edit":
-        return None if attempt.done is None else (attempt.done, _patches(asked & _differs(attempt.image, after)))
+        if attempt.done is None:
+            return None
+        # Places are open in a new scene: one that stands elsewhere is no evidence against it.
+        open_ = edit.category == FREE_FORM and attempt.done
+        return attempt.done, _patches(asked & _differs(attempt.image, after) & torch.tensor(not open_))
     unwanted = _differs(attempt.image, before) & _differs(attempt.image, after)
     if edit.category == "nothing":
         return None if attempt.kept is None else (attempt.kept, _patches(_differs(attempt.image, before)))
+    if edit.category == FREE_FORM:
+        return None if attempt.kept is None else (attempt.kept, _patches(_subject_differs(edit, attempt, after)))
     return (
         None if attempt.kept is None else (attempt.kept, _patches(unwanted & (~asked | torch.tensor(not attempt.kept))))
     )
+
+
+def _subject_differs(edit: Edit, attempt: Attempt, after: Tensor) -> Bool[Tensor, "height width"]:
+    """Where the right result has its subject and an attempt has something else; nowhere if the attempt has the subject,
+    too."""
+    (subject,) = (thing for thing in edit.target.things if thing.shape == edit.subject)
+    return (thing_region(subject, grow=1)[0] > 0) & _differs(attempt.image, after) & torch.tensor(not attempt.kept)
 
 
 Reconstruct = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 height width"]]

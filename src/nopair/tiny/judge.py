@@ -31,12 +31,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from nopair.device import choose_device
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
-from nopair.tiny.cases import PATCH, Case, draw_kind, is_presence, make_case, view
+from nopair.tiny.cases import PATCH, Case, draw_edit, draw_kind, is_presence, make_case, view
 from nopair.tiny.optim import PretrainingOptimizer, cosine
 from nopair.tiny.sights import Sight, labels
 from nopair.tiny.words import IMAGE, VIDEO
 from nopair.world.attempts import KINDS
-from nopair.world.edits import any_edit, random_scene
+from nopair.world.edits import random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
 
@@ -109,7 +109,11 @@ def new_processor() -> LlavaOnevisionImageProcessorPil:
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """`batch` attempts a step (one or two questions each); peak learning rates; weights of the aids."""
+    """`batch` attempts a step (one or two questions each); peak learning rates; weights of the aids.
+
+    look: first steps, which teach the vision tower alone; settle: steps after these, which teach the aids alone.
+    curriculum: steps over which attempts that have nothing to do with the reference become rare.
+    """
 
     steps: int = 3000
     batch: int = 24
@@ -120,23 +124,35 @@ class JudgeSettings:
     sight: float = 1.0
     look: int = 400
     look_batch: int = 64
+    settle: int = 0
     curriculum: int = 400
     ema: float = 0.998
     seed: int = 2
 
 
+CONTINUED: Final = JudgeSettings(steps=1200, lr=8e-4, other_lr=4e-4, look=0, settle=120, curriculum=1, seed=3)
+"""For a judge that can answer already. Its aids were dropped, and new ones would first pull it about."""
+
+
 class JudgePhase:
-    """Cross-entropy of the answers and of the evidence."""
+    """Cross-entropy of the answers and of the evidence, from a new model or, if one is given, from that."""
 
     name = "judge"
 
-    def __init__(self, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast, settings: JudgeSettings) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: JudgeSettings,
+        start: LlavaOnevisionForConditionalGeneration | None = None,
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
         self.device = choose_device("auto")
         self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
-        self.model = new_model(tokenizer).to(self.device)  # pyright: ignore[reportArgumentType]
+        model = new_model(tokenizer) if start is None else start.float()
+        self.model = model.to(self.device)  # pyright: ignore[reportArgumentType]
         told = len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS
         self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, told)).to(self.device)
         self.sight = Sight(tokenizer, WIDTH).to(self.device)
@@ -152,6 +168,7 @@ class JudgePhase:
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh cases; all randomness comes from (seed, index)."""
         rng = random.Random(f"{self.settings.seed}/judge/{index}")
+        self.model.requires_grad_(not 0 <= index - self.settings.look < self.settings.settle)
         return self._look(rng, index) if index < self.settings.look else self._answer(rng, index)
 
     def _look(self, rng: random.Random, index: int) -> dict[str, float]:
@@ -175,7 +192,8 @@ class JudgePhase:
         """All losses."""
         # At first most attempts have nothing to do with the reference, so that it can only be told by looking at it.
         unrelated = max(KINDS["unrelated"], 1.0 - (index - self.settings.look) / self.settings.curriculum)
-        drawn = [(draw_kind(rng, unrelated), any_edit(rng)) for _ in range(self.settings.batch)]
+        kinds = [draw_kind(rng, unrelated) for _ in range(self.settings.batch)]
+        drawn = [(kind, draw_edit(rng, kind)) for kind in kinds]
         groups = [group for kind, edit in drawn if (group := make_case(rng, _generator(rng), kind, edit))]
         logits, evidence, recalled, sight_loss = self.read(groups, rng)
         cases = [case for group in groups for case in group]

@@ -15,10 +15,10 @@ from torch import Tensor
 from nopair.backbones.base import Backbone
 from nopair.judges.base import Judge
 from nopair.method.flow import guided, levels
-from nopair.tiny.cases import Case, is_presence, make_case
+from nopair.tiny.cases import Case, draw_edit, is_presence, make_case
 from nopair.types import Text
 from nopair.world.attempts import KINDS
-from nopair.world.edits import any_edit, random_scene
+from nopair.world.edits import random_scene
 from nopair.world.oracle import REALISM_FULL, REALISM_NONE
 from nopair.world.parse import parse
 from nopair.world.render import render_batch
@@ -131,7 +131,8 @@ def judge_quality(judge: Judge, backbone: Backbone, count: int = 1200) -> JudgeQ
     groups: list[tuple[Case, ...]] = []
     kinds = list(KINDS)
     while len(groups) < count:
-        group = make_case(rng, source, kinds[len(groups) % len(kinds)], any_edit(rng))
+        kind = kinds[len(groups) % len(kinds)]
+        group = make_case(rng, source, kind, draw_edit(rng, kind))
         if group:
             groups.append(group)
     right: dict[tuple[str, str, str], list[bool]] = defaultdict(list)

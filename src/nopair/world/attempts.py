@@ -4,7 +4,6 @@ To teach a judge what a bad edit looks like, and to find out whether it knows. L
 made; where they would be debatable (a blend that is nearly done) there is none.
 """
 
-import math
 import random
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,11 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nopair.world.edits import Edit, any_edit, random_background, random_edit, random_scene, random_thing
-from nopair.world.oracle import achieved
-from nopair.world.render import backgrounds, render
+from nopair.world.damage import blend_mask, blur, corrupt, fill, warp
+from nopair.world.edits import FREE_FORM, Edit, any_edit, random_background, random_edit, random_scene, random_thing
+from nopair.world.oracle import DESCRIBED, IDENTITY, achieved, edited_things, subject_identity
+from nopair.world.render import backgrounds, render, thing_region
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
+    CELLS,
     OBJECT_COLOURS,
     OFFSETS,
     PATTERNS,
@@ -31,14 +32,15 @@ from nopair.world.scenes import (
 )
 
 KINDS: Final = {
-    "right": 0.27,
-    "unchanged": 0.07,
-    "wrong": 0.21,
-    "misshapen": 0.12,
+    "right": 0.26,
+    "unchanged": 0.06,
+    "wrong": 0.18,
+    "misshapen": 0.11,
     "half": 0.07,
-    "over": 0.1,
-    "smeared": 0.08,
-    "corrupted": 0.05,
+    "over": 0.08,
+    "nudged": 0.1,
+    "smeared": 0.07,
+    "corrupted": 0.04,
     "unrelated": 0.03,
 }
 """Kinds of attempt and their shares."""
@@ -64,7 +66,12 @@ OPEN: Final = {
 
 
 def is_kept(edit: Edit, scene: Scene) -> bool:
-    """Whether everything the edit does not ask for is as in the reference, whether or not the edit was done."""
+    """Whether everything the edit does not ask for is as in the reference, whether or not the edit was done.
+
+    Of `free-form`, whether the subject is the same.
+    """
+    if edit.category == FREE_FORM:
+        return subject_identity(edit, scene) == 1.0
     if edit.category != "background" and scene.background != edit.source.background:
         return False
     old_cell = next((thing.cell for thing in edit.source.things if thing.noun == edit.subject), None)
@@ -138,6 +145,8 @@ def _near_miss(rng: random.Random, edit: Edit) -> Scene:
         return random_edit(rng, category, edit.source).target
     if edit.category in ("nothing", "remove"):
         return disturb(rng, edit.source)
+    if edit.category == FREE_FORM:
+        return _near_scene(rng, edit)
     if edit.category == "background":
         wanted = edit.target.background
         other = random_background(rng)
@@ -152,28 +161,27 @@ def _near_miss(rng: random.Random, edit: Edit) -> Scene:
     return edit.target.with_thing(_change(rng, wanted_thing))
 
 
-def _blend_mask(before: Tensor, after: Tensor) -> Float[Tensor, "1 height width"]:
-    return ((before - after).abs().amax(0, keepdim=True) > 0.02).float()
+def _cast(edit: Edit) -> tuple[Thing, Thing]:
+    """The two things of the scene that a `free-form` edit asks for: its subject, and the other one."""
+    subject, other = sorted(edit.target.things, key=lambda thing: thing.shape != edit.subject)
+    return subject, other
 
 
-def _corrupt(rng: random.Random, image: Tensor, source: torch.Generator) -> Tensor:
-    """Damage strong enough that nobody would call the picture unchanged."""
-    kind = rng.randrange(5)
-    if kind == 0:
-        return (image + torch.randn(image.shape, generator=source) * rng.uniform(0.15, 0.5)).clamp(0, 1)
-    if kind == 1:
-        side = rng.choice((5, 7, 9, 13))
-        padded = torch.nn.functional.pad(image[None], (side // 2,) * 4, mode="reflect")
-        return torch.nn.functional.avg_pool2d(padded, side, stride=1)[0]
-    if kind == 2:
-        coarse = torch.rand(1, 3, 8, 8, generator=source)
-        smooth = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear")[0]
-        return torch.lerp(image, smooth, rng.uniform(0.4, 1.0)).clamp(0, 1)
-    if kind == 3:
-        mean = image.mean((1, 2), keepdim=True)
-        return torch.lerp(image, mean, rng.uniform(0.5, 1.0))
-    other = render(any_edit(rng).source)
-    return torch.lerp(image, other, rng.uniform(0.3, 0.8))
+def _near_scene(rng: random.Random, edit: Edit) -> Scene:
+    """Not quite the new scene: a part of it, or another background, other thing or shape of the subject."""
+    subject, other = _cast(edit)
+    roll = rng.random()
+    if roll < 0.15:
+        return edit.target.without(subject.cell)
+    if roll < 0.3:
+        return edit.target.without(other.cell)
+    if roll < 0.6:
+        ground = edit.source.background if rng.random() < 0.4 else random_background(rng)
+        return replace(edit.target, background=ground)
+    if roll < 0.75:
+        taken = (subject.shape, other.shape)
+        return edit.target.with_thing(replace(subject, shape=rng.choice([s for s in SHAPES if s not in taken])))
+    return edit.target.with_thing(_change(rng, other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +205,7 @@ def _of_scene(edit: Edit, scene: Scene) -> Attempt:
 def _smeared(rng: random.Random, edit: Edit, source: torch.Generator) -> Attempt:
     """The right result with damage to the edited region, or to a box anywhere."""
     before, after = render(edit.source), render(edit.target)
-    asked = _blend_mask(before, after)
+    asked = blend_mask(before, after)
     at_edit = rng.random() < 0.5 and bool(asked.any()) and edit.category != "background"
     if at_edit:
         region = torch.nn.functional.max_pool2d(asked, 3, stride=1, padding=1)
@@ -205,22 +213,10 @@ def _smeared(rng: random.Random, edit: Edit, source: torch.Generator) -> Attempt
         side, top, left = rng.randint(14, 30), rng.randint(0, SIZE - 14), rng.randint(0, SIZE - 14)
         region = torch.zeros(1, SIZE, SIZE)
         region[:, top : top + side, left : left + side] = 1
-    image = after + region * (_fill(rng, after, source) - after)
+    image = after + region * (fill(rng, after, source) - after)
     touched = bool((region * asked).any())
     hides = edit.category == "remove"
     return Attempt(image, False if at_edit else (None if touched else True), False, edit.target if hides else None)
-
-
-def _fill(rng: random.Random, image: Tensor, source: torch.Generator) -> Tensor:
-    """What a smear leaves: a flat colour, noise, a blur, or parts of some other picture."""
-    kind = rng.randrange(4)
-    if kind == 0:
-        return torch.rand(3, 1, 1, generator=source).expand_as(image)
-    if kind == 1:
-        return torch.rand(image.shape, generator=source)
-    if kind == 2:
-        return torch.nn.functional.avg_pool2d(image[None], 11, stride=1, padding=5, count_include_pad=False)[0]
-    return render(random_edit(rng, "background", any_edit(rng).source).target)
 
 
 def _misshapen(rng: random.Random, edit: Edit, source: torch.Generator) -> Attempt:
@@ -241,32 +237,11 @@ def _misshapen(rng: random.Random, edit: Edit, source: torch.Generator) -> Attem
         own = rng.uniform(0.1, 0.5)
         image = own * after + (1 - own) * torch.stack(drawn).mean(0)
     else:
-        melted = _blur(after, rng.uniform(2.0, 4.0)) if kind == 1 else _warp(after, rng.uniform(2.5, 5.0), source)
-        region = torch.nn.functional.max_pool2d(_blend_mask(bare, after), 7, stride=1, padding=3)
+        melted = blur(after, rng.uniform(2.0, 4.0)) if kind == 1 else warp(after, rng.uniform(2.5, 5.0), source)
+        region = torch.nn.functional.max_pool2d(blend_mask(bare, after), 7, stride=1, padding=3)
         image = torch.lerp(after, melted, region)
     kept = {"add": True, "recolour": False, "resize": False, "texture": False}.get(edit.category)
     return Attempt(image, False, kept, None)
-
-
-def _blur(image: Float[Tensor, "3 height width"], sigma: float) -> Float[Tensor, "3 height width"]:
-    """Gaussian blur; sigma in pixels."""
-    reach = math.ceil(2.5 * sigma)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    weights = (weights / weights.sum()).expand(3, 1, 1, -1)
-    padded = torch.nn.functional.pad(image[None], (reach,) * 4, mode="reflect")
-    rows = torch.nn.functional.conv2d(padded, weights, groups=3)
-    return torch.nn.functional.conv2d(rows, weights.transpose(2, 3), groups=3)[0]
-
-
-def _warp(
-    image: Float[Tensor, "3 height width"], amplitude: float, source: torch.Generator
-) -> Float[Tensor, "3 height width"]:
-    """Every pixel fetched from elsewhere, by a smooth field with a root mean square of `amplitude` pixels."""
-    coarse = torch.randn(1, 2, 12, 12, generator=source)
-    field = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bicubic")[0].permute(1, 2, 0)
-    ticks = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1
-    grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1) + field * amplitude * 2 / SIZE
-    return torch.nn.functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
 
 
 def _half(rng: random.Random, edit: Edit, source: torch.Generator) -> Attempt:
@@ -275,7 +250,7 @@ def _half(rng: random.Random, edit: Edit, source: torch.Generator) -> Attempt:
     share = rng.uniform(0.1, 0.55)
     if rng.random() < 0.5:
         return Attempt(torch.lerp(before, after, share), False, True, edit.source)
-    region = _blend_mask(before, after)
+    region = blend_mask(before, after)
     top = rng.uniform(0, 1)
     ramp = (
         torch.linspace(0, 1, SIZE).view(1, -1, 1) if rng.random() < 0.5 else torch.linspace(0, 1, SIZE).view(1, 1, -1)
@@ -287,8 +262,87 @@ def _half(rng: random.Random, edit: Edit, source: torch.Generator) -> Attempt:
     return Attempt(image, False if far else None, True, edit.source if far else None)
 
 
+def _slightly(rng: random.Random, thing: Thing, names: tuple[str, ...]) -> Thing:
+    """One of these attributes of a thing changed; its place, "dx" or "dy", by one step."""
+    name = rng.choice(names)
+    if name in ("dx", "dy"):
+        near = [offset for offset in OFFSETS if abs(offset - getattr(thing, name)) == OFFSETS[1] - OFFSETS[0]]
+        return replace(thing, **{name: rng.choice(near)})
+    options = {"shape": SHAPES, "colour": OBJECT_COLOURS, "texture": TEXTURES, "size": SIZES}[name]
+    return replace(thing, **{name: other_than(rng, options, getattr(thing, name))})
+
+
+def _keepable(edit: Edit) -> list[tuple[Thing, tuple[str, ...]]]:
+    """Things of the right result that were there before, each with what must not have changed in it."""
+    if edit.category == FREE_FORM:
+        return [(_cast(edit)[0], IDENTITY)]
+    _, after = edited_things(edit)
+    open_ = {after: OPEN[edit.category]} if after is not None else {}
+    whole = [
+        (thing, tuple(name for name in (*DESCRIBED, "dx", "dy") if name not in open_.get(thing, ())))
+        for thing in edit.target.things
+    ]
+    return [(thing, names) for thing, names in whole if names]
+
+
+def _nudged(rng: random.Random, edit: Edit) -> Attempt | None:
+    """The right result, but one thing that was to stay is slightly another: the least that the oracle minds.
+
+    Another shape, texture or size, one step aside, or a blend with such a thing in which its own share is less than
+    half. None if nothing was to stay.
+    """
+    keepable = _keepable(edit)
+    if not keepable:
+        return None
+    thing, names = rng.choice(keepable)
+    # A judge sees another colour well; the rest is what it has been blind to.
+    subtle = tuple(name for name in names if name != "colour" or rng.random() < 0.3)
+    scene = edit.target.with_thing(_slightly(rng, thing, subtle))
+    whole = _of_scene(edit, scene)
+    if rng.random() < 0.65:
+        return whole
+    image = torch.lerp(whole.image, render(edit.target), rng.uniform(0.0, 0.45))
+    sure = whole.done == achieved(edit, edit.target)
+    return Attempt(image, whole.done if sure else None, whole.kept, None)
+
+
+def _melted(rng: random.Random, edit: Edit, thing: Thing, source: torch.Generator) -> Tensor:
+    """The right result, but a thing of it is smeared, blurred or warped, with as much room as its cell has."""
+    after = render(edit.target)
+    kind = rng.randrange(3)
+    if kind == 0:
+        bad = fill(rng, after, source)
+    else:
+        bad = blur(after, rng.uniform(2.0, 4.0)) if kind == 1 else warp(after, rng.uniform(2.5, 5.0), source)
+    return torch.lerp(after, bad, thing_region(thing, grow=3))
+
+
+def _new_scene(rng: random.Random, kind: str, edit: Edit, source: torch.Generator) -> Attempt | None:
+    """An attempt at `free-form` where it differs from those at other edits; None where it does not."""
+    subject, other = _cast(edit)
+    if kind == "over":
+        if rng.random() < 0.3:
+            free = [cell for cell in range(len(CELLS)) if edit.target.at(cell) is None]
+            return _of_scene(edit, edit.target.with_thing(random_thing(rng, rng.choice(free), rng.choice(SHAPES))))
+        changed = replace(random_thing(rng, subject.cell, subject.shape), dx=subject.dx, dy=subject.dy)
+        return _of_scene(edit, edit.target.with_thing(changed))
+    if kind == "half":
+        share = rng.uniform(0.1, 0.55)
+        return Attempt(torch.lerp(render(edit.source), render(edit.target), share), False, None, None)
+    if kind in ("misshapen", "smeared"):
+        spoilt = rng.random() < 0.6
+        image = _melted(rng, edit, subject if spoilt else other, source)
+        return Attempt(image, False, not spoilt, None)
+    return None
+
+
 def make_attempt(rng: random.Random, kind: str, edit: Edit, source: torch.Generator) -> Attempt:
     """An attempt of a kind in `KINDS`; of the kinds that an edit cannot have, the one most like it."""
+    own = _new_scene(rng, kind, edit, source) if edit.category == FREE_FORM else None
+    if own is not None:
+        return own
+    if kind == "nudged":
+        return _nudged(rng, edit) or _of_scene(edit, disturb(rng, edit.target))
     if kind == "right":
         return _of_scene(edit, edit.target)
     if kind == "unchanged":
@@ -306,7 +360,7 @@ def make_attempt(rng: random.Random, kind: str, edit: Edit, source: torch.Genera
     if kind in ("smeared", "misshapen"):
         return _smeared(rng, edit, source)
     base = edit.target if rng.random() < 0.7 else edit.source
-    return Attempt(_corrupt(rng, render(base), source), False, False, None)
+    return Attempt(corrupt(rng, render(base), source), False, False, None)
 
 
 def seen_in(scene: Scene, noun: str) -> Thing | None:

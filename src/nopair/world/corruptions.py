@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nopair.world.edits import CATEGORIES, Edit, random_background, random_edit
-from nopair.world.oracle import ASKED, achieved, edited_cells, edited_things
+from nopair.world.edits import CATEGORIES, FREE_FORM, Edit, random_background, random_edit
+from nopair.world.oracle import ASKED, DESCRIBED, IDENTITY, achieved, edited_cells, edited_things
 from nopair.world.parse import canonical
 from nopair.world.render import TONES, cell_slices, thing_layers
 from nopair.world.scenes import (
@@ -94,7 +94,11 @@ def shift_pattern(rng: random.Random, scene: Scene) -> Scene:
 
 def _near_miss(rng: random.Random, edit: Edit) -> Scene:
     """The right answer with one of the asked attributes set to something else, or the thing to be moved copied."""
-    if edit.category == "background":
+    if edit.category == FREE_FORM and rng.random() < 0.5:
+        (other,) = (thing for thing in edit.target.things if thing.shape != edit.subject)
+        name = rng.choice(DESCRIBED)
+        return edit.target.with_thing(replace(other, **{name: rng.choice(_CHOICES[name])}))
+    if edit.category in ("background", FREE_FORM):
         ground = edit.target.background
         if rng.random() < 0.5:
             return replace(edit.target, background=replace(ground, pattern=rng.choice(PATTERNS)))
@@ -120,7 +124,7 @@ def wrong_edit(rng: random.Random, edit: Edit) -> Scene:
     """
     changes = [category for category in CATEGORIES if category != "nothing"]
     ways = ["other category"] if edit.category == "nothing" else ["other category", "same category"]
-    if edit.category in ASKED or edit.category == "background":
+    if edit.category in ASKED or edit.category in ("background", FREE_FORM):
         ways.append("near miss")
     while True:
         way = rng.choice(ways)
@@ -138,8 +142,11 @@ def wrong_edit(rng: random.Random, edit: Edit) -> Scene:
 def over_edit(rng: random.Random, edit: Edit) -> Scene:
     """What was asked, and something that was not: another thing or the background is described differently.
 
-    For `nothing`, any change at all.
+    For `nothing`, any change at all. For `free-form`, where nothing else is to stay: the scene that was asked for with
+    another subject, alike in its shape only.
     """
+    if edit.category == FREE_FORM:
+        return _with_another_subject(rng, edit)
     changes = [category for category in CATEGORIES if category != "nothing"]
     cells = edited_cells(edit)
     while True:
@@ -154,3 +161,11 @@ def over_edit(rng: random.Random, edit: Edit) -> Scene:
         )
         if elsewhere and caption(scene) != caption(edit.target):
             return scene
+
+
+def _with_another_subject(rng: random.Random, edit: Edit) -> Scene:
+    (subject,) = (thing for thing in edit.target.things if thing.shape == edit.subject)
+    changes = {
+        name: rng.choice([option for option in _CHOICES[name] if option != getattr(subject, name)]) for name in IDENTITY
+    }
+    return edit.target.with_thing(replace(subject, **changes))

@@ -28,7 +28,10 @@ from nopair.world.scenes import (
 )
 
 CATEGORIES: Final = ("recolour", "remove", "add", "replace", "resize", "move", "background", "texture", "nothing")
-"""Every kind of edit. `nothing` asks for the reference itself."""
+"""Every kind of local edit. `nothing` asks for the reference itself."""
+FREE_FORM: Final = "free-form"
+"""The reference's subject in a wholly new scene, as in subject-driven generation. Asked for by name only."""
+ALL_CATEGORIES: Final = (*CATEGORIES, FREE_FORM)
 
 PHRASINGS: Final = {
     "recolour": (
@@ -44,6 +47,12 @@ PHRASINGS: Final = {
     "background": ("change the background to {ground}", "make the background {ground}", "put {ground} behind it"),
     "texture": ("make the {noun} {texture}", "give the {noun} a {texture} look", "turn the {noun} {texture}"),
     "nothing": ("do nothing", "leave it as it is", "keep everything the same"),
+    FREE_FORM: (
+        "put the {shape} on {ground} with a {thing}",
+        "draw the {shape} on {ground} with a {thing}",
+        "put the {shape} with a {thing} on {ground}",
+        "draw a {thing} with the {shape}, on {ground}",
+    ),
 }
 
 
@@ -51,9 +60,10 @@ PHRASINGS: Final = {
 class Edit:
     """One edit with its right answer.
 
-    `subject` is the noun of the object the edit is about (empty for `background` and `nothing`); `cell` is where the
-    asked change shows (for `move`, the destination), or None. The target's nuisances that the instruction leaves
-    open (jitter of a thing that is added or moved, phase of a new background) are arbitrary.
+    `subject` is the noun of the object the edit is about (empty for `background` and `nothing`; for `free-form` only
+    its shape, as the rest is for the reference to tell); `cell` is where the asked change shows (for `move`, the
+    destination), or None. What the instruction leaves open in the target (jitter of a thing that is added or moved,
+    phase of a new background, all places of `free-form`) is arbitrary.
     """
 
     category: str
@@ -163,6 +173,17 @@ def _nothing(rng: random.Random, source: Scene) -> _Draft:
     return source, {}, "", None
 
 
+def _free_form(rng: random.Random, source: Scene) -> _Draft:
+    old = _subject(rng, source)
+    cells = rng.sample(range(len(CELLS)), 2)
+    subject = replace(old, cell=cells[0], dx=rng.choice(OFFSETS), dy=rng.choice(OFFSETS))
+    other = random_thing(rng, cells[1], _other(rng, SHAPES, old.shape))
+    ground = _background(rng, source)[0].background
+    target = Scene(ground, (subject,)).with_thing(other)
+    words = {"shape": old.shape, "thing": describe_thing(other), "ground": describe_background(ground)}
+    return target, words, old.shape, None
+
+
 _DRAFTS: Final[dict[str, Callable[[random.Random, Scene], _Draft]]] = {
     "recolour": _recolour,
     "remove": _remove,
@@ -173,6 +194,7 @@ _DRAFTS: Final[dict[str, Callable[[random.Random, Scene], _Draft]]] = {
     "background": _background,
     "texture": _texture,
     "nothing": _nothing,
+    FREE_FORM: _free_form,
 }
 
 
@@ -187,9 +209,10 @@ def sample_edit(rng: random.Random, category: str, *, held_out: bool) -> Edit:
     """An edit from the training split, or from the held-out split.
 
     Training: neither the source nor the target holds a reserved combination. Held out: at least one of them does.
-    The two splits are disjoint by construction whatever the seeds. Neither scene has more than three things.
+    The two splits are disjoint by construction whatever the seeds. Neither scene has more than three things; the
+    source of `free-form` has one, its subject.
     """
-    most = 2 if category == "add" else 3
+    most = {"add": 2, FREE_FORM: 1}.get(category, 3)
     while True:
         edit = random_edit(rng, category, random_scene(rng, most=most))
         if held_out == (is_held_out(edit.source) or is_held_out(edit.target)):
@@ -207,9 +230,9 @@ def draw_category(rng: random.Random, categories: Sequence[str], nothing_share: 
 
 def require_mixture(categories: Sequence[str], nothing_share: float) -> None:
     """Raises DataError for what `draw_category` cannot draw from: no or unknown categories, a share outside [0, 1]."""
-    unknown = [category for category in categories if category not in CATEGORIES]
+    unknown = [category for category in categories if category not in ALL_CATEGORIES]
     if unknown or not categories:
-        raise DataError(f"unknown edit categories {unknown}; choose at least one of: {', '.join(CATEGORIES)}")
+        raise DataError(f"unknown edit categories {unknown}; choose at least one of: {', '.join(ALL_CATEGORIES)}")
     if not 0.0 <= nothing_share <= 1.0:
         raise DataError(f"nothing_share must be between 0 and 1, not {nothing_share}")
 

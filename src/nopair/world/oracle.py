@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nopair.world.edits import CATEGORIES, Edit
+from nopair.world.edits import ALL_CATEGORIES, FREE_FORM, Edit
 from nopair.world.parse import canonical, parse
 from nopair.world.render import cell_slices, masks, render, thing_layers
 from nopair.world.scenes import CELLS, SHAPES, SIZE, SIZES, Scene, Thing
@@ -69,6 +69,8 @@ KEPT: Final = {
 """Attributes of the edited thing that must not change; an added or removed thing has none, and a move may change the
 jitter."""
 DESCRIBED: Final = ("shape", "colour", "texture", "size")
+IDENTITY: Final = ("colour", "texture", "size")
+"""What only the reference tells of the subject of a `free-form` edit; the instruction names its shape."""
 
 Region = Bool[Tensor, "height width"]
 
@@ -111,8 +113,11 @@ def achieved(edit: Edit, scene: Scene) -> bool:
     recolour: the thing in its cell has the new colour and its old shape. remove: the cell is empty. add: a thing of
     the asked shape, colour, texture and size stands in the cell. replace: a thing of the new shape and colour.
     resize, texture: the new size or texture and the old shape. move: a thing of that shape and colour at the
-    destination and nothing in the old cell. background: new pattern and colour. nothing: the very scene.
+    destination and nothing in the old cell. background: new pattern and colour. nothing: the very scene. free-form: the
+    asked background, a thing of the subject's shape, the other thing as asked, and nothing else, wherever they stand.
     """
+    if edit.category == FREE_FORM:
+        return _is_new_scene(edit, scene)
     before, after = edited_things(edit)
     if edit.category == "nothing":
         return canonical(scene) == canonical(edit.source)
@@ -125,6 +130,26 @@ def achieved(edit: Edit, scene: Scene) -> bool:
     if edit.category == "move" and before is not None and scene.at(before.cell) is not None:
         return False
     return share_right(scene.at(edit.cell), after, ASKED[edit.category]) == 1.0
+
+
+def _is_new_scene(edit: Edit, scene: Scene) -> bool:
+    found, wanted = scene.background, edit.target.background
+    subjects = [thing for thing in scene.things if thing.shape == edit.subject]
+    others = [thing for thing in scene.things if thing.shape != edit.subject]
+    if (found.pattern, found.colour) != (wanted.pattern, wanted.colour) or len(subjects) != 1 or len(others) != 1:
+        return False
+    (asked,) = (thing for thing in edit.target.things if thing.shape != edit.subject)
+    return share_right(others[0], asked, DESCRIBED) == 1.0
+
+
+def subject_identity(edit: Edit, scene: Scene) -> float:
+    """Of a `free-form` edit: share of what the reference tells of its subject (`IDENTITY`) that is right in a scene.
+
+    Wherever the subject stands. 0 if nothing of its shape is there; of several, the one that is most like it counts.
+    """
+    (subject,) = (thing for thing in edit.source.things if thing.shape == edit.subject)
+    alike = [thing for thing in scene.things if thing.shape == edit.subject]
+    return max((share_right(thing, subject, IDENTITY) for thing in alike), default=0.0)
 
 
 def _place(mask: Float[Tensor, "cell cell"], cell: int, *, grow: int) -> Region:
@@ -141,6 +166,14 @@ def _region(things: Sequence[Thing | None], *, grow: int = 1) -> Region:
         if thing is not None:
             covered |= _place(thing_layers(thing)[0], thing.cell, grow=grow)
     return covered
+
+
+def _inside(thing: Thing) -> Region:
+    """Pixels that a thing covers entirely."""
+    rows, columns = cell_slices(thing.cell)
+    region = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    region[rows, columns] = thing_layers(thing)[0] >= 1.0
+    return region
 
 
 def _wherever(thing: Thing) -> Region:
@@ -175,6 +208,9 @@ def _success(edit: Edit, output: Tensor, parsed: Scene, explained: Tensor) -> fl
         return 0.0
     if edit.category == "nothing":
         return float(pixel_credit(output, render(edit.source), BACKGROUND_CREDIT).mean() >= NOTHING_CREDIT)
+    if edit.category == FREE_FORM:
+        regions = [~_region(parsed.things), *(_region([thing]) for thing in parsed.things)]
+        return float(all(_fits(output, explained, region) for region in regions))
     if edit.category == "background":
         shows = ~_region(parsed.things)
     else:
@@ -208,16 +244,22 @@ def _thing_credit(edit: Edit, thing: Thing, output: Tensor, parsed: Scene) -> fl
     found = parsed.at(thing.cell)
     if share_right(found, thing, DESCRIBED) < 1.0:
         return 0.0
-    region = _region([thing])
-    if edit.category == "background":
-        rows, columns = cell_slices(thing.cell)
-        region = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-        region[rows, columns] = thing_layers(thing)[0] >= 1.0
+    region = _inside(thing) if edit.category == "background" else _region([thing])
     credit = float(pixel_credit(output, render(edit.target), THING_CREDIT)[region].mean())
     return credit * share_right(found, thing, ("dx", "dy"))
 
 
+def _subject_credit(edit: Edit, output: Tensor, parsed: Scene) -> float:
+    """`subject_identity` of the subject as found, times the pixel credit where it covers its place entirely."""
+    credit = pixel_credit(output, render(parsed), THING_CREDIT)
+    found = [Scene(parsed.background, (thing,)) for thing in parsed.things if thing.shape == edit.subject]
+    own = [subject_identity(edit, scene) * float(credit[_inside(scene.things[0])].mean()) for scene in found]
+    return max(own, default=0.0)
+
+
 def _preservation(edit: Edit, output: Tensor, parsed: Scene) -> float:
+    if edit.category == FREE_FORM:
+        return _subject_credit(edit, output, parsed)
     cells = edited_cells(edit)
     if any(parsed.at(cell) and not edit.source.at(cell) for cell in range(len(CELLS)) if cell not in cells):
         return 0.0
@@ -263,7 +305,7 @@ def score(edit: Edit, output: Float[Tensor, "3 height width"]) -> Score:
         `FIT_LIMIT` rms of the output and the output reproduces `EXPLAINED` of its variance; else 0. The edit shows in
         the regions of the edited thing before and as found, or, for `background`, wherever no thing is found.
         For `nothing`: the parsed scene is the source and the pixel credit of the whole image, by the background's
-        limits, is at least `NOTHING_CREDIT`.
+        limits, is at least `NOTHING_CREDIT`. For `free-form` the background and each of the two things must fit.
     preservation
         Geometric mean of one credit for each thing that is to be kept. *Background* (except for `background` edits):
         pixel credit where neither source nor target has a thing, and 0 if the parsed background differs in pattern,
@@ -271,13 +313,17 @@ def score(edit: Edit, output: Float[Tensor, "3 height width"]) -> Score:
         jitter's coordinates that is right, and 0 if the thing found there differs in shape, colour, texture or size.
         *The edited thing*, if it stays (`KEPT`): share of its kept attributes (jitter right and down count as one
         each) that the parse finds right. All of it is 0 if the parse finds a thing in a cell that should have stayed
-        empty. An edit that was not done can be well preserved: the unchanged image has preservation 1.
+        empty. An edit that was not done can be well preserved: the unchanged image has preservation 1. For `free-form`,
+        where nothing else is to stay, it is the *subject's identity*: the share of colour, texture and size that is as
+        in the reference, times the pixel credit over the subject against its own render; 0 if nothing of its shape is
+        there.
     realism
         From the rms distance to the render of the parsed scene: 1 up to `REALISM_FULL`, 0 from `REALISM_NONE` on.
     overall
         sqrt(min(success, preservation) · realism), the combination of VIEScore (Ku et al., 2024).
 
-    Jitter of an added or moved thing and phase of a new background are open: no score depends on them.
+    Jitter of an added or moved thing, phase of a new background and all places of `free-form` are open: no score
+    depends on them.
 
     Raises:
         ValueError: another size than the world's, or a value that is not finite.
@@ -324,7 +370,7 @@ def summarise(edits: Sequence[Edit], scores: Sequence[Score]) -> Summary:
     if not scores or len(edits) != len(scores):
         raise ValueError(f"{len(edits)} edits and {len(scores)} scores: need one score per edit, and at least one")
     categories: dict[str, CategoryMeans] = {}
-    for category in CATEGORIES:
+    for category in ALL_CATEGORIES:
         own = [each for edit, each in zip(edits, scores, strict=True) if edit.category == category]
         if own:
             categories[category] = CategoryMeans(**_means(own), count=len(own))

@@ -42,7 +42,9 @@ def parse_errors(truth: Sequence[Scene], parsed: Sequence[Scene]) -> dict[str, f
     return errors
 
 
-def error_rates(reconstruct: Callable[[Pixels], Pixels] | None, seed: int, count: int) -> dict[str, dict[str, float]]:
+def error_rates(
+    reconstruct: Callable[[Pixels], Pixels] | None, seed: int, count: int, categories: Sequence[str] = CATEGORIES
+) -> dict[str, dict[str, float]]:
     """The oracle's error rates on `count` random edits, categories taking turns, from both splits.
 
     One row for "rendered" images, one for "noisy" ones (white noise of 0.03), and, given a `reconstruct` that takes
@@ -53,10 +55,11 @@ def error_rates(reconstruct: Callable[[Pixels], Pixels] | None, seed: int, count
         accepted_unchanged         unchanged images that are granted success (but for `nothing`)
         accepted_wrong             wrong edits that are granted success
         preservation, realism      mean scores of the right answers (1 is perfect)
-        preservation_over_edit     mean preservation where something else was changed as well (0 is perfect)
+        preservation_over_edit     mean preservation where something else was changed as well, or, of `free-form`, the
+                                   subject is another one (0 is perfect)
     """
     rng = random.Random(f"proof {seed}")
-    edits = [random_edit(rng, CATEGORIES[k % len(CATEGORIES)], random_scene(rng)) for k in range(count)]
+    edits = [random_edit(rng, categories[k % len(categories)], random_scene(rng)) for k in range(count)]
     wrong = [wrong_edit(rng, edit) for edit in edits]
     over = [over_edit(rng, edit) for edit in edits]
 

@@ -11,18 +11,23 @@ from dataclasses import dataclass
 import torch
 
 from nopair.types import EditBatch, EditRecord
-from nopair.world.edits import CATEGORIES, Edit, draw_category, require_mixture, sample_edit
+from nopair.world.edits import CATEGORIES, FREE_FORM, Edit, draw_category, require_mixture, sample_edit
 from nopair.world.render import render
-from nopair.world.scenes import caption
+from nopair.world.scenes import caption, caption_without_places
 
 
 def to_record(edit: Edit) -> EditRecord:
-    """The reference image and the words of an edit. The target survives only as its caption."""
+    """The reference image and the words of an edit. The target survives only as its caption.
+
+    That of `free-form` says no places: the instruction leaves them open, and a teacher that was told one would draw the
+    student there for no reason that the student can see.
+    """
+    told = caption_without_places if edit.category == FREE_FORM else caption
     return EditRecord(
         reference=render(edit.source),
         instruction=edit.instruction,
         caption=caption(edit.source),
-        edited_caption=caption(edit.target),
+        edited_caption=told(edit.target),
         category=edit.category,
         subject=edit.subject,
     )

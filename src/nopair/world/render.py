@@ -150,6 +150,14 @@ def thing_layers(thing: Thing) -> tuple[Float[Tensor, "cell cell"], Float[Tensor
     return mask, colours()[OBJECT_COLOURS.index(thing.colour)].view(3, 1, 1) * shade
 
 
+def thing_region(thing: Thing, *, grow: int) -> Float[Tensor, "1 height width"]:
+    """1 where a thing's mask is not 0 on the whole image, grown by `grow` pixels, else 0."""
+    canvas = torch.zeros(1, SIZE, SIZE)
+    rows, columns = cell_slices(thing.cell)
+    canvas[0, rows, columns] = (thing_layers(thing)[0] > 0).float()
+    return torch.nn.functional.max_pool2d(canvas, 2 * grow + 1, stride=1, padding=grow)
+
+
 def render(scene: Scene) -> Float[Tensor, "3 height width"]:
     """RGB in [0, 1]."""
     ground = scene.background

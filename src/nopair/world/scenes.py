@@ -111,3 +111,9 @@ def caption(scene: Scene) -> str:
     checks`."""
     things = "".join(f"{describe_thing(thing)} {CELLS[thing.cell]}, " for thing in scene.things)
     return f"{things}on {describe_background(scene.background)}"
+
+
+def caption_without_places(scene: Scene) -> str:
+    """What is there, and not where: `small red circle, large blue cross, on teal checks`."""
+    things = "".join(f"{describe_thing(thing)}, " for thing in scene.things)
+    return f"{things}on {describe_background(scene.background)}"
