@@ -224,6 +224,12 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Edits of each kind; by default 32 in the shapes world, all of a benchmark."),
     ] = None,
+    categories: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Kinds of edit in the shapes world, such as free-form; by default the nine local ones."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take and cost.")] = False,
     seed: Seed = 0,
     output: Folder = Path("runs/evaluate"),
@@ -239,8 +245,11 @@ def evaluate(
         from nopair.evaluation.world import evaluate as run_evaluate
 
         _only_with_benchmark(editor, judge, scorer, rubric, features, language, dry_run)
-        run_evaluate(model, per_category or 32, seed, output, device)
+        named = {} if categories is None else {"categories": tuple(name.strip() for name in categories.split(","))}
+        run_evaluate(model, per_category or 32, seed, output, device, **named)
         return
+    if categories is not None:
+        raise ConfigError("--categories is for the shapes world; leave it out with --benchmark")
     from nopair.evaluation.scoreboard.command import Request, evaluate_benchmark
 
     request = Request(

@@ -34,6 +34,11 @@ CATEGORIES: Final[tuple[str, ...]] = get_args(Category)
 """Kinds of edit: the paper's ten, `free-form` (a subject in a new picture), and `nothing` (the photo as it is)."""
 
 NEEDED: Final = ("category", "caption", "edited_caption", "subject")
+NO_SUBJECT: Final = {
+    "remove": "a removal needs a subject, the noun of what is to go",
+    "free-form": "a free-form edit needs a subject, the noun of what is to be the same",
+}
+"""Categories that a judge asks about by their subject, and what is wrong with an empty one."""
 """Fields that may be missing from a stored record and that training needs."""
 
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -87,8 +92,8 @@ class Record(_Part):
 
     `height` and `width` are those of the upright picture; `image_hash` is the SHA-256 of the file's bytes and
     `image_length` their number (see `measure`). `caption` describes the photo, `edited_caption` the wished-for result,
-    `subject` is the noun of the object that the edit is about. A removal cannot be judged without its subject; for
-    other categories it may be empty.
+    `subject` is the noun of the object that the edit is about. A removal or a free-form edit cannot be judged without
+    its subject; for other categories it may be empty.
     """
 
     id: Words
@@ -111,8 +116,8 @@ class Record(_Part):
     def _consistent(self) -> "Record":
         if self.image.bytes is not None and len(self.image.bytes) != self.image_length:
             raise ValueError(f"image_length is {self.image_length}, but the image has {len(self.image.bytes)} bytes")
-        if self.category == "remove" and self.subject is not None and not self.subject.strip():
-            raise ValueError("a removal needs a subject, the noun of what is to go; leave it out if it is not known")
+        if self.category in NO_SUBJECT and self.subject is not None and not self.subject.strip():
+            raise ValueError(f"{NO_SUBJECT[self.category]}; leave it out if it is not known")
         if self.category == "nothing" and self.edited_caption != self.caption:
             raise ValueError("to do nothing needs the same edited_caption and caption")
         return self

@@ -15,12 +15,12 @@ from jaxtyping import Integer
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from nopair.data.files import is_folder
-from nopair.data.records import CATEGORIES, Category, Words, measure
+from nopair.data.records import CATEGORIES, NO_SUBJECT, Category, Words, measure
 from nopair.errors import DataError
 
 
 class Ask(BaseModel):
-    """What is asked of a photo, complete. `subject` is the noun of the object it is about; a removal needs it."""
+    """What is asked of a photo, complete. `subject` is the noun of the object it is about; see `NO_SUBJECT`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -32,8 +32,8 @@ class Ask(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Ask":
-        if self.category == "remove" and not self.subject.strip():
-            raise ValueError("a removal needs a subject, the noun of what is to go")
+        if self.category in NO_SUBJECT and not self.subject.strip():
+            raise ValueError(NO_SUBJECT[self.category])
         if self.category == "nothing" and self.edited_caption != self.caption:
             raise ValueError("to do nothing needs the same edited_caption and caption")
         return self

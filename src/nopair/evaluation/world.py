@@ -1,7 +1,7 @@
 """The shapes-world benchmark: an editor on held-out edits, scored by the oracle, with the judge's verdict beside it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.files import make_folder, write_atomic
 from nopair.device import choose_device
 from nopair.editor import Editor
+from nopair.errors import ConfigError
 from nopair.evaluation.results import Marks, Verdict, verdict_json
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
 from nopair.judges.questions import questions_for
 from nopair.weights import resolve
 from nopair.world.cases import held_out_cases
-from nopair.world.edits import Edit
+from nopair.world.edits import ALL_CATEGORIES, CATEGORIES, FREE_FORM, Edit
 from nopair.world.oracle import Score, score_batch, summarise
 from nopair.world.proof import error_rates
 from nopair.world.render import render_batch
@@ -136,8 +137,12 @@ def print_oracle(count: int) -> None:
         parts = [backbone.decode_latents(backbone.encode_image(chunk)) for chunk in pixels.split(BATCH)]
         return torch.cat(parts).clamp(0, 1)
 
-    rows = error_rates(reconstruct, 0, count)
-    drawn = Table(title=f"the oracle on {count} edits: rates of error, and mean scores of right answers")
+    for categories, name in ((CATEGORIES, "local edits"), ((FREE_FORM,), "free-form edits")):
+        _print_rates(error_rates(reconstruct, 0, count, categories), f"the oracle on {count} {name}")
+
+
+def _print_rates(rows: Mapping[str, Mapping[str, float]], title: str) -> None:
+    drawn = Table(title=f"{title}: rates of error, and mean scores of right answers")
     drawn.add_column("measure")
     for name in rows:
         drawn.add_column(name, justify="right")
@@ -146,12 +151,26 @@ def print_oracle(count: int) -> None:
     Console().print(drawn)
 
 
-def evaluate(model: str, per_category: int, seed: int, output: Path, device: str = "cpu") -> None:
-    """Score the editor in `model` and write `<output>/evaluation.json`; `device` is as `choose_device` takes it."""
+def evaluate(
+    model: str,
+    per_category: int,
+    seed: int,
+    output: Path,
+    device: str = "cpu",
+    categories: Sequence[str] = CATEGORIES,
+) -> None:
+    """Score the editor in `model` and write `<output>/evaluation.json`; `device` is as `choose_device` takes it.
+
+    Raises:
+        ConfigError: an unknown category.
+    """
+    for category in categories:
+        if category not in ALL_CATEGORIES:
+            raise ConfigError(f"there is no category {category!r}; choose of: {', '.join(ALL_CATEGORIES)}")
     place = choose_device(device)
     editor = Editor.load(model, place)
     judge = load_judge(resolve("tiny:judge")).to(place)
-    edits = held_out_cases(seed, per_category)
+    edits = held_out_cases(seed, per_category, tuple(dict.fromkeys(categories)))
     evaluation = evaluate_editor(editor, judge, edits, seed)
     Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))
     make_folder(output)
