@@ -474,6 +474,20 @@ def inspect(
 
 
 @tiny.command()
+def measure(
+    judge: Annotated[str, typer.Argument(metavar="JUDGE", help="A tiny judge's folder, or tiny:judge.")] = "tiny:judge",
+) -> None:
+    """Print what stands on a tiny judge's card: its accuracy by kind of edit, question and kind of attempt.
+
+    A minute or two. `nopair judge audit` measures more, for any judge.
+    """
+    from nopair.tiny.cards import judge_tables
+    from nopair.weights import resolve
+
+    _print(judge_tables(resolve(judge), resolve("tiny:base")))
+
+
+@tiny.command()
 def build(
     part: Annotated[Literal["vae", "base", "judge", "editor", "all"], typer.Argument(help="What to build.")] = "all",
     output: Annotated[

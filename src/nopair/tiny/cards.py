@@ -61,14 +61,20 @@ def base_card(backbone: ZImageBackbone, settings: BaseSettings) -> str:
 
 def judge_card(folder: Path, base: Path, settings: JudgeSettings, made: str) -> str:
     """Accuracy by category, question and kind of attempt; `made` says by which command."""
-    quality = judge_quality(LlavaOnevisionJudge.load(folder), ZImageBackbone.load(base))
     return _HEAD.format(library="transformers", task="image-text-to-text", title="nopair tiny judge") + (
         "A LLaVA-OneVision model at toy size that answers Yes or No about edits in the shapes world. Stock "
         "`transformers` loads it. Like any vision-language model it was trained on labelled examples: scenes, "
         f"attempts at edits ({', '.join(KINDS)}; "
         "two of three seen through the autoencoder, some with noise) and the answers to the questions of "
         "`nopair.judges.questions`.\n\n"
-        f"{made}: {settings.steps} steps of {settings.batch} attempts.\n\n"
+        f"{made}: {settings.steps} steps of {settings.batch} attempts.\n\n" + judge_tables(folder, base)
+    )
+
+
+def judge_tables(folder: Path, base: Path) -> str:
+    """Accuracy of a judge's folder in the shapes world, as Markdown; `base` paints two of three attempts."""
+    quality = judge_quality(LlavaOnevisionJudge.load(folder), ZImageBackbone.load(base))
+    return (
         f"Accuracy on unseen draws, all kinds of attempts equally often: **{quality.accuracy:.3f}**. "
         f"Below {ENOUGH} a judge's gradient is not worth following; such groups are marked.\n\n"
         + _judge_tables(quality)
