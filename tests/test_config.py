@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from nopair.config import Recipe, load_recipe, parse_recipe, recipe_names
 from nopair.errors import ConfigError
 from nopair.settings import Section, dump, path_override
-from nopair.world.edits import CATEGORIES
+from nopair.world.edits import ALL_CATEGORIES
 
 MINIMAL = """
 name: golden
@@ -211,8 +211,8 @@ positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
     shift=st.none() | positive,
     beta=st.floats(0, 1, exclude_max=True),
     seed=st.integers(min_value=0),
-    guidance=st.dictionaries(st.sampled_from(CATEGORIES), st.floats(0, 1e9)),
-    categories=st.none() | st.lists(st.sampled_from(CATEGORIES), min_size=1),
+    guidance=st.dictionaries(st.sampled_from(ALL_CATEGORIES), st.floats(0, 1e9)),
+    categories=st.none() | st.lists(st.sampled_from(ALL_CATEGORIES), min_size=1),
 )
 def test_round_trip(
     name: str,

@@ -207,6 +207,10 @@ def test_places_without_a_dataset(tmp_path: Path) -> None:
         ({"a.json": ask(0), "a.png": b"x", "a.edited.png": b"x"}, "a.edited.png: is neither"),
         ({"a.json": ask(0) | {"edited": "b"}, "a.png": b"x"}, "a.json: edited: Extra inputs"),
         ({"a.json": ask(1) | {"subject": ""}, "a.png": b"x"}, "a.json: a removal needs a subject"),
+        (
+            {"a.json": ask(1) | {"category": "free-form", "subject": " "}, "a.png": b"x"},
+            "a.json: a free-form edit needs a",
+        ),
         ({"a.json": b"{", "a.png": b"x"}, "a.json: Invalid JSON"),
         ({"a.json": b"[]", "a.png": b"x"}, "a.json: Input should be an object"),
     ],

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nopair.editor import Editor
+from nopair.errors import ConfigError
 from nopair.evaluation.world import ask, evaluate, evaluate_editor, evaluate_outputs
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.scripted import ScriptedJudge
@@ -51,3 +52,23 @@ def test_evaluate_prints_a_table_and_writes_numbers(tmp_path: Path, capsys: pyte
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["scenes"] == 9
     assert 0 <= written["success"] <= 1
+
+
+def test_chosen_categories_are_scored(tmp_path: Path) -> None:
+    evaluate("tiny:editor", 1, 0, tmp_path, categories=("free-form", "move", "move"))
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(written["categories"]) == ["move", "free-form"]
+    assert written["scenes"] == 2
+
+
+def test_a_category_that_does_not_exist_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no category 'paint'; choose of: recolour,.*free-form"):
+        evaluate("no such editor", 1, 0, tmp_path, categories=("move", "paint"))
+
+
+def test_a_right_new_scene_scores_one_and_the_reference_shows_the_subject_only() -> None:
+    edits = held_out_cases(3, 6, ("free-form",))
+    right = evaluate_outputs(render_batch([edit.target for edit in edits]), JUDGE, edits).verdict.total
+    assert (right.success, right.preservation, right.realism) == (1.0, 1.0, 1.0)
+    unchanged = evaluate_outputs(render_batch([edit.source for edit in edits]), JUDGE, edits).verdict.total
+    assert (unchanged.success, unchanged.preservation, unchanged.overall) == (0.0, 1.0, 0.0)

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from nopair.judges.questions import questions_for
-from nopair.world.edits import CATEGORIES
+from nopair.world.edits import ALL_CATEGORIES
 
-ALL = [*CATEGORIES, "a category of the user's own"]
+ALL = [*ALL_CATEGORIES, "a category of the user's own"]
 INSTRUCTION, SUBJECT = "paint the red circle blue", "red circle"
 
 
@@ -24,7 +24,7 @@ def test_questions_are_well_formed(category: str) -> None:
         assert "?" in question.prompt[: question.prompt.index("{")], "a causal model must know the question first"
 
 
-@pytest.mark.parametrize("category", [name for name in ALL if name not in ("remove", "nothing")])
+@pytest.mark.parametrize("category", [name for name in ALL if name not in ("remove", "nothing", "free-form")])
 def test_an_edit_is_asked_for_success_and_identity(category: str) -> None:
     edit, identity = questions_for(category, INSTRUCTION, SUBJECT)
     assert (edit.kind, identity.kind) == ("edit", "identity")
@@ -56,3 +56,14 @@ def test_a_judge_can_read_them(judge, category: str) -> None:
         ids = judge.encode_prompt(question.prompt)
         images = question.prompt.count("{reference}") + question.prompt.count("{edited}")
         assert ids.count(judge.model.config.image_token_id) == images * judge.image_tokens
+
+
+def test_a_subject_in_a_new_scene_is_asked_for_the_scene_and_the_subject() -> None:
+    edit, same = questions_for("free-form", "put the circle on teal dots", "circle")
+    assert (edit, same.kind, same.wants_yes) == (
+        questions_for("add", "put the circle on teal dots", "")[0],
+        "identity",
+        True,
+    )
+    assert "the circle in the second image" in same.prompt
+    assert "teal" not in same.prompt

@@ -1,17 +1,25 @@
 """`nopair tiny build`: every part is built for two steps, goes on where it was stopped, and loads in stock
 libraries."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ZImagePipeline
+from diffusers import AutoencoderKL, ZImagePipeline
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
-from nopair.errors import ModelError
+from nopair.backbones.folder import load_model
+from nopair.errors import ConfigError, ModelError
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.tiny.build import build
+from nopair.tiny.cards import judge_tables
+from nopair.tiny.judge import CONTINUED, JudgePhase
+from nopair.tiny.quality import JudgeQuality
 from nopair.weights import packaged
+
+FILE = "model.safetensors"
 
 
 @pytest.fixture
@@ -60,3 +68,39 @@ def test_the_shipped_weights_are_half_precision_and_small() -> None:
 
 def test_the_shipped_configs_name_no_folder_of_the_machine_they_were_made_on() -> None:
     assert not [path for path in packaged().rglob("*.json") if "_name_or_path" in path.read_text(encoding="utf-8")]
+
+
+def test_a_judge_is_trained_on_from_its_folder(workplace: Path) -> None:
+    """Its aids settle first, during which the judge itself must not move."""
+    build("judge", workplace / "weights", 2, "tiny:judge")
+    before, after = (load_file(folder / "judge" / FILE) for folder in (packaged(), workplace / "weights"))
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before), "two steps are among those that settle"
+    assert not (workplace / "runs" / "tiny" / "judge").exists(), "the run of a new judge is another one"
+
+
+def test_after_settling_the_judge_itself_is_trained() -> None:
+    judge = LlavaOnevisionJudge.load(packaged() / "judge")
+    before = {name: value.clone() for name, value in judge.model.state_dict().items()}
+    vae = load_model(AutoencoderKL, packaged() / "base" / "vae", torch.float32)
+    phase = JudgePhase(vae, judge.tokenizer, replace(CONTINUED, settle=1, batch=2), judge.model)
+    phase.step(0)
+    assert all(torch.equal(before[name], value) for name, value in phase.model.state_dict().items())
+    phase.step(1)
+    assert not any(
+        torch.equal(before[name], value) for name, value in phase.model.named_parameters() if value.ndim == 2
+    )
+
+
+def test_only_a_judge_can_be_trained_on(workplace: Path) -> None:
+    with pytest.raises(ConfigError, match="--start is for the judge, not for base"):
+        build("base", workplace / "weights", 1, "tiny:judge")
+    with pytest.raises(ModelError, match="nowhere: no such model folder"):
+        build("judge", workplace / "weights", 1, "nowhere")
+
+
+def test_a_shipped_judge_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "nopair.tiny.cards.judge_quality", lambda *_: JudgeQuality(0.5, {("add", "edit", "right"): (0.5, 2)})
+    )
+    assert "| add, edit | 0.50 (!) |" in judge_tables(packaged() / "judge", packaged() / "base")

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from nopair.world.attempts import KINDS, Attempt, is_kept, make_attempt, other_than, seen_in
-from nopair.world.edits import CATEGORIES, Edit, sample_edit
-from nopair.world.oracle import score
+from nopair.world.edits import ALL_CATEGORIES, CATEGORIES, FREE_FORM, Edit, sample_edit
+from nopair.world.oracle import DESCRIBED, score
+from nopair.world.parse import parse
 from nopair.world.render import render
 from nopair.world.scenes import SIZE
 
@@ -16,7 +17,7 @@ def attempt(kind: str, edit: Edit, seed: int = 0) -> Attempt:
     return make_attempt(random.Random(seed), kind, edit, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_an_attempt_is_an_image_and_depends_on_its_seeds_alone(kind: str, category: str) -> None:
     edit = sample_edit(random.Random(3), category, held_out=True)
@@ -28,7 +29,7 @@ def test_an_attempt_is_an_image_and_depends_on_its_seeds_alone(kind: str, catego
     assert (one.done, one.kept, one.shown) == (same.done, same.kept, same.shown)
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_right_and_unchanged_attempts_are_what_they_are_called(category: str) -> None:
     edit = sample_edit(random.Random(4), category, held_out=True)
     right, unchanged = attempt("right", edit), attempt("unchanged", edit)
@@ -61,3 +62,57 @@ def test_helpers() -> None:
     assert seen_in(edit.source, edit.subject) is not None
     assert seen_in(edit.target, edit.subject) is None
     assert {other_than(random.Random(seed), ("a", "b", "c"), "b") for seed in range(30)} == {"a", "c"}
+
+
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
+def test_a_nudged_attempt_is_not_preserved_by_the_oracle_either(category: str) -> None:
+    """However slight: a step aside, another texture, or a blend in which the right thing has less than half."""
+    rng = random.Random(8)
+    for seed in range(25):
+        edit = sample_edit(rng, category, held_out=True)
+        got = attempt("nudged", edit, seed)
+        assert got.kept is False
+        assert score(edit, got.image).preservation < 0.97
+        if got.done is not None and category != "nothing":
+            assert score(edit, got.image).success == float(got.done)
+
+
+def test_a_nudged_attempt_differs_in_one_attribute_of_one_thing() -> None:
+    rng = random.Random(9)
+    names = set()
+    for seed in range(60):
+        edit = sample_edit(rng, "background", held_out=True)
+        (found,) = parse(attempt("nudged", edit, seed).image[None])
+        pairs = [(thing, found.at(thing.cell)) for thing in edit.target.things]
+        wrong = [
+            (a, b, name)
+            for a, b in pairs
+            for name in (*DESCRIBED, "dx", "dy")
+            if getattr(a, name) != getattr(b, name, None)
+        ]
+        assert len(wrong) == 1
+        ((before, after, name),) = wrong
+        names.add(name)
+        if name in ("dx", "dy"):
+            assert abs(getattr(before, name) - getattr(after, name)) == 2
+    assert names == {"shape", "colour", "texture", "size", "dx", "dy"}
+
+
+def test_attempts_at_a_new_scene_fail_in_every_way() -> None:
+    rng = random.Random(10)
+    labels: dict[str, set[tuple[bool | None, bool | None]]] = {kind: set() for kind in KINDS}
+    for seed in range(40):
+        edit = sample_edit(rng, FREE_FORM, held_out=True)
+        for kind in KINDS:
+            got = attempt(kind, edit, seed)
+            labels[kind].add((got.done, got.kept))
+            if got.shown is not None:
+                marks = score(edit, got.image)
+                assert (marks.success, marks.preservation > 0.99) == (float(bool(got.done)), got.kept)
+    assert labels["right"] == {(True, True)}
+    assert labels["unchanged"] == {(False, True)}
+    assert labels["nudged"] == {(True, False)}
+    assert labels["half"] == {(False, None)}
+    assert labels["misshapen"] == labels["smeared"] == {(False, True), (False, False)}
+    assert labels["wrong"] >= {(False, True), (False, False)}
+    assert labels["over"] >= {(True, False), (False, True)}

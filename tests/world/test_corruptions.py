@@ -13,7 +13,7 @@ from nopair.world.corruptions import (
     shift_pattern,
     wrong_edit,
 )
-from nopair.world.edits import CATEGORIES, Edit, random_edit, random_scene
+from nopair.world.edits import ALL_CATEGORIES, FREE_FORM, Edit, random_edit, random_scene
 from nopair.world.oracle import achieved, edited_cells, edited_things
 from nopair.world.render import render_batch
 from nopair.world.scenes import Scene, Thing, caption
@@ -95,7 +95,7 @@ def test_a_shifted_pattern_has_the_same_name_and_another_look() -> None:
         assert not torch.equal(one, two)
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_a_wrong_edit_is_a_change_but_not_the_asked_one(category: str) -> None:
     rng = random.Random(0)
     for edit in _edits(category, 60):
@@ -138,7 +138,7 @@ def test_wrong_additions_miss_every_attribute_in_turn() -> None:
     assert missed == {"shape", "colour", "texture", "size"}
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_an_over_edit_does_what_was_asked_and_more(category: str) -> None:
     rng = random.Random(0)
     for edit in _edits(category, 60):
@@ -168,3 +168,13 @@ def test_a_wrong_texture_may_be_the_third_one() -> None:
     rng = random.Random(0)
     found = {thing.texture for _ in range(60) for thing in wrong_edit(rng, edit).things if thing.shape == "circle"}
     assert found == {"plain", "dotted"}
+
+
+def test_a_wrong_new_scene_fails_in_its_background_only_or_its_other_thing_only_too() -> None:
+    rng = random.Random(0)
+    ways = set()
+    for edit in _edits(FREE_FORM, 80):
+        found = wrong_edit(rng, edit)
+        others = ({thing for thing in scene.things if thing.shape != edit.subject} for scene in (found, edit.target))
+        ways.add((found.background == edit.target.background, len(set(map(frozenset, others))) == 1))
+    assert ways >= {(True, False), (False, True)}

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nopair.world.edits import CATEGORIES, PHRASINGS, random_edit, random_scene, sample_edit
+from nopair.world.edits import (
+    ALL_CATEGORIES,
+    CATEGORIES,
+    FREE_FORM,
+    PHRASINGS,
+    any_edit,
+    random_edit,
+    random_scene,
+    sample_edit,
+)
 from nopair.world.scenes import (
     BACKGROUND_COLOURS,
     CELLS,
@@ -15,6 +24,8 @@ from nopair.world.scenes import (
     OBJECT_COLOURS,
     PATTERNS,
     SHAPES,
+    SIZES,
+    TEXTURES,
     Background,
     Scene,
     Thing,
@@ -26,6 +37,7 @@ from nopair.world.scenes import (
 
 SEEDS = st.integers(0, 10**9)
 CATEGORY = st.sampled_from(CATEGORIES)
+ANY_CATEGORY = st.sampled_from(ALL_CATEGORIES)
 
 
 def _reserved(words: str) -> bool:
@@ -34,7 +46,7 @@ def _reserved(words: str) -> bool:
     return any(name in words for name in names)
 
 
-@given(SEEDS, CATEGORY)
+@given(SEEDS, ANY_CATEGORY)
 def test_training_edits_hold_nothing_reserved(seed: int, category: str) -> None:
     edit = sample_edit(random.Random(seed), category, held_out=False)
     assert not _reserved(caption(edit.source))
@@ -42,7 +54,7 @@ def test_training_edits_hold_nothing_reserved(seed: int, category: str) -> None:
     assert not _reserved(edit.instruction)
 
 
-@given(SEEDS, CATEGORY)
+@given(SEEDS, ANY_CATEGORY)
 def test_held_out_edits_hold_something_reserved(seed: int, category: str) -> None:
     edit = sample_edit(random.Random(seed), category, held_out=True)
     assert _reserved(caption(edit.source)) or _reserved(caption(edit.target))
@@ -138,7 +150,7 @@ def test_an_edit_changes_what_it_says_and_nothing_else(seed: int, category: str)
     assert (edit.source.background == edit.target.background) == (category != "background")
 
 
-@given(SEEDS, CATEGORY)
+@given(SEEDS, ANY_CATEGORY)
 def test_every_noun_is_unique_in_source_and_target(seed: int, category: str) -> None:
     rng = random.Random(seed)
     edit = random_edit(rng, category, random_scene(rng))
@@ -146,7 +158,7 @@ def test_every_noun_is_unique_in_source_and_target(seed: int, category: str) -> 
         assert len({thing.shape for thing in scene.things}) == len(scene.things)
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_every_phrasing_is_used_and_filled_in(category: str) -> None:
     rng = random.Random(0)
     instructions = [random_edit(rng, category, random_scene(rng)).instruction for _ in range(100)]
@@ -156,3 +168,31 @@ def test_every_phrasing_is_used_and_filled_in(category: str) -> None:
         start = phrasing.split("{", maxsplit=1)[0]
         end = phrasing.rsplit("}", maxsplit=1)[-1]
         assert any(words.startswith(start) and words.endswith(end) for words in instructions), phrasing
+
+
+@given(SEEDS, st.booleans())
+def test_a_free_form_edit_puts_the_one_thing_of_its_source_into_a_new_scene(seed: int, held_out: bool) -> None:
+    edit = sample_edit(random.Random(seed), FREE_FORM, held_out=held_out)
+    (before,) = edit.source.things
+    after = [thing for thing in edit.target.things if thing.shape == before.shape]
+    assert [(t.colour, t.texture, t.size) for t in after] == [(before.colour, before.texture, before.size)]
+    (other,) = (thing for thing in edit.target.things if thing.shape != before.shape)
+    assert describe_thing(other) in edit.instruction
+    assert describe_background(edit.target.background) in edit.instruction
+    assert describe_background(edit.target.background) != describe_background(edit.source.background)
+    assert (edit.subject, edit.cell) == (before.shape, None)
+
+
+@given(SEEDS)
+def test_only_the_reference_tells_what_a_free_form_subject_looks_like(seed: int) -> None:
+    edit = sample_edit(random.Random(seed), FREE_FORM, held_out=False)
+    (other,) = (thing for thing in edit.target.things if thing.shape != edit.subject)
+    told = edit.instruction.replace(describe_thing(other), "").replace(describe_background(edit.target.background), "")
+    assert edit.subject in told
+    assert not [word for word in (*OBJECT_COLOURS, *TEXTURES, *SIZES, *CELLS) if word in told]
+
+
+def test_free_form_is_for_those_who_name_it() -> None:
+    assert FREE_FORM not in CATEGORIES
+    assert (*CATEGORIES, FREE_FORM) == ALL_CATEGORIES
+    assert FREE_FORM not in {any_edit(random.Random(seed)).category for seed in range(300)}

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from nopair.world.corruptions import blur, flatten_patterns, gaussian_noise, ghost, over_edit, shift_pattern, wrong_edit
-from nopair.world.edits import CATEGORIES, Edit, random_edit, random_scene, sample_edit
+from nopair.world.edits import ALL_CATEGORIES, FREE_FORM, Edit, random_edit, random_scene, sample_edit
 from nopair.world.oracle import Score, achieved, edited_cells, score, score_batch, summarise
 from nopair.world.render import render, render_batch
 from nopair.world.scenes import OBJECT_COLOURS, OFFSETS, PHASES, Scene, Thing
 
-CHANGING = tuple(category for category in CATEGORIES if category != "nothing")
+CHANGING = tuple(category for category in ALL_CATEGORIES if category != "nothing")
 
 
 def _edits(category: str, count: int, seed: int = 0) -> list[Edit]:
@@ -20,14 +20,14 @@ def _edits(category: str, count: int, seed: int = 0) -> list[Edit]:
 
 
 def _mixed(count: int, seed: int = 0) -> list[Edit]:
-    return [edit for category in CATEGORIES for edit in _edits(category, count, seed)]
+    return [edit for category in ALL_CATEGORIES for edit in _edits(category, count, seed)]
 
 
 def _targets(edits: list[Edit]) -> Tensor:
     return render_batch([edit.target for edit in edits])
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_the_exact_edit_gets_full_marks(category: str) -> None:
     edits = _edits(category, 100)
     for got in score_batch(edits, _targets(edits)):
@@ -43,14 +43,14 @@ def test_the_unchanged_image_has_no_success_and_is_preserved(category: str) -> N
         assert got.preservation == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_a_wrong_edit_has_no_success(category: str) -> None:
     edits, rng = _edits(category, 60), random.Random(1)
     for got in score_batch(edits, render_batch([wrong_edit(rng, edit) for edit in edits])):
         assert (got.success, got.overall) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_an_over_edit_is_not_preserved(category: str) -> None:
     edits, rng = _edits(category, 60), random.Random(2)
     for got in score_batch(edits, render_batch([over_edit(rng, edit) for edit in edits])):
@@ -102,7 +102,7 @@ def test_an_image_without_detail_or_without_sense_is_never_a_success() -> None:
         assert max(each.realism for each in got) < 0.2
 
 
-@pytest.mark.parametrize("category", ["remove", "background"])
+@pytest.mark.parametrize("category", ["remove", "background", FREE_FORM])
 def test_a_flat_patch_is_no_background(category: str) -> None:
     edits = _edits(category, 40)
     got = score_batch(edits, flatten_patterns([edit.target for edit in edits]))
@@ -110,13 +110,13 @@ def test_a_flat_patch_is_no_background(category: str) -> None:
 
 
 def test_half_an_edit_is_no_success() -> None:
-    edits = [edit for category in ("recolour", "remove", "add", "move") for edit in _edits(category, 30)]
+    edits = [edit for category in ("recolour", "remove", "add", "move", FREE_FORM) for edit in _edits(category, 30)]
     halfway = ghost(render_batch([edit.source for edit in edits]), _targets(edits), 0.5)
     got = score_batch(edits, halfway)
     assert sum(each.success for each in got) / len(got) < 0.1
 
 
-@pytest.mark.parametrize("category", [category for category in CHANGING if category != "background"])
+@pytest.mark.parametrize("category", [category for category in CHANGING if category not in ("background", FREE_FORM)])
 def test_a_lost_pattern_is_not_preserved(category: str) -> None:
     edits, rng = _edits(category, 15), random.Random(4)
     flat = flatten_patterns([edit.target for edit in edits])
@@ -177,7 +177,7 @@ def test_damage_to_the_background_costs_in_proportion() -> None:
     assert got.preservation == pytest.approx((1 - 32 * 4 / int(background)) ** (1 / 3), abs=0.003)
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", ALL_CATEGORIES)
 def test_achieved_agrees_with_the_pixels(category: str) -> None:
     rng = random.Random(5)
     for edit in _edits(category, 50):
@@ -193,7 +193,7 @@ def test_a_copied_thing_is_not_moved() -> None:
 
 
 def test_edited_cells() -> None:
-    expected = {"move": 2, "background": 0, "nothing": 0}
+    expected = {"move": 2, "background": 0, "nothing": 0, FREE_FORM: 0}
     for edit in _mixed(5):
         assert len(edited_cells(edit)) == expected.get(edit.category, 1)
 
@@ -222,13 +222,13 @@ def test_scores_stay_in_range_whatever_the_image() -> None:
 
 def test_held_out_edits_are_scored_alike() -> None:
     rng = random.Random(6)
-    edits = [sample_edit(rng, category, held_out=True) for category in CATEGORIES for _ in range(5)]
+    edits = [sample_edit(rng, category, held_out=True) for category in ALL_CATEGORIES for _ in range(5)]
     assert min(got.overall for got in score_batch(edits, _targets(edits))) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_wrong_numbers_and_sizes_are_refused() -> None:
     edits = _mixed(1)
-    with pytest.raises(ValueError, match="9 edits but 1 outputs"):
+    with pytest.raises(ValueError, match="10 edits but 1 outputs"):
         score_batch(edits, torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="64 x 64"):
         score(edits[0], torch.zeros(3, 32, 32))
@@ -247,3 +247,71 @@ def test_the_summary_weighs_categories_alike() -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="at least one"):
         summarise([], [])
+
+
+# Free-form: the subject in a new scene --------------------------------------------------------------------------------
+
+
+def _free_form() -> Edit:
+    ground = random_scene(random.Random(0)).background
+    subject, other = Thing("circle", "red", "striped", "large", 0), Thing("cross", "green", "plain", "small", 3)
+    asked = replace(ground, pattern="dots" if ground.pattern != "dots" else "bars")
+    target = Scene(asked, (replace(subject, cell=1), other))
+    return Edit(FREE_FORM, "", Scene(ground, (subject,)), target, "circle", None)
+
+
+def test_where_things_stand_in_a_new_scene_is_free() -> None:
+    rng = random.Random(7)
+    for edit in _edits(FREE_FORM, 40):
+        cells = sorted(rng.sample(range(4), 2))
+        things = rng.sample(edit.target.things, 2)
+        moved = tuple(
+            replace(thing, cell=cell, dx=rng.choice(OFFSETS), dy=rng.choice(OFFSETS))
+            for thing, cell in zip(things, cells, strict=True)
+        )
+        shifted = replace(edit.target.background, phase_x=rng.choice(PHASES), phase_y=rng.choice(PHASES))
+        got = score(edit, render(Scene(shifted, moved)))
+        assert (got.success, got.preservation) == (1.0, pytest.approx(1.0, abs=1e-6))
+
+
+@pytest.mark.parametrize(("name", "other"), [("colour", "blue"), ("texture", "dotted"), ("size", "small")])
+def test_each_wrong_attribute_of_the_subject_costs_a_third_and_no_success(name: str, other: str) -> None:
+    edit = _free_form()
+    got = score(edit, render(edit.target.with_thing(replace(edit.target.things[0], **{name: other}))))
+    assert got.success == 1.0
+    assert got.preservation == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_another_thing_with_the_subjects_looks_is_not_the_subject() -> None:
+    edit = _free_form()
+    got = score(edit, render(edit.target.with_thing(replace(edit.target.things[0], shape="square"))))
+    assert (got.success, got.preservation, got.overall) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["shape", "colour", "texture", "size"])
+def test_the_other_thing_must_be_as_asked(name: str) -> None:
+    edit = _free_form()
+    wrong = {"shape": "square", "colour": "white", "texture": "dotted", "size": "large"}
+    got = score(edit, render(edit.target.with_thing(replace(edit.target.things[1], **{name: wrong[name]}))))
+    assert (got.success, got.preservation) == (0.0, pytest.approx(1.0, abs=1e-6))
+
+
+def test_a_new_scene_holds_what_was_asked_and_no_more() -> None:
+    edit = _free_form()
+    subject, other = edit.target.things
+    for scene in (
+        edit.target.with_thing(Thing("square", "white", "plain", "small", 2)),
+        edit.target.with_thing(replace(subject, cell=2)),
+        edit.target.without(other.cell),
+        replace(edit.target, background=edit.source.background),
+    ):
+        got = score(edit, render(scene))
+        assert (got.success, got.preservation) == (0.0, pytest.approx(1.0, abs=1e-6))
+
+
+def test_a_damaged_subject_is_not_the_same() -> None:
+    edit = _free_form()
+    noisy = gaussian_noise(render(edit.target)[None], 0.3, torch.Generator().manual_seed(0))
+    got = score(edit, noisy[0])
+    assert got.preservation < 0.6
+    assert got.realism == 0.0

@@ -5,14 +5,15 @@ import torch
 from torch import Tensor
 
 from nopair.world.corruptions import blur
-from nopair.world.edits import random_scene
+from nopair.world.edits import CATEGORIES, FREE_FORM, random_scene
 from nopair.world.parse import canonical
 from nopair.world.proof import error_rates, parse_errors
 from nopair.world.scenes import Background, Scene, Thing
 
 
-def test_the_oracle_does_not_err_on_rendered_and_slightly_noisy_images() -> None:
-    rates = error_rates(None, seed=0, count=90)
+@pytest.mark.parametrize("categories", [CATEGORIES, (FREE_FORM,)])
+def test_the_oracle_does_not_err_on_rendered_and_slightly_noisy_images(categories: tuple[str, ...]) -> None:
+    rates = error_rates(None, 0, 90, categories)
     assert list(rates) == ["rendered", "noisy"]
     for row in rates.values():
         preservation, realism = row.pop("preservation"), row.pop("realism")

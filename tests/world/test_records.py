@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import random
 from collections import Counter
 
@@ -11,10 +12,17 @@ from torch import Tensor
 from nopair.errors import DataError
 from nopair.types import EditBatch, EditRecord
 from nopair.world.cases import held_out_cases
-from nopair.world.edits import CATEGORIES, random_edit, random_scene
+from nopair.world.edits import CATEGORIES, FREE_FORM, random_edit, random_scene, sample_edit
 from nopair.world.records import WorldSource, to_record
 from nopair.world.render import render
-from nopair.world.scenes import HELD_OUT_BACKGROUNDS, HELD_OUT_OBJECTS, caption, is_held_out
+from nopair.world.scenes import (
+    HELD_OUT_BACKGROUNDS,
+    HELD_OUT_OBJECTS,
+    caption,
+    describe_background,
+    describe_thing,
+    is_held_out,
+)
 
 RESERVED = [f"{a} {b}" for a, b in (*HELD_OUT_OBJECTS, *HELD_OUT_BACKGROUNDS)]
 
@@ -98,6 +106,10 @@ def test_categories_can_be_chosen() -> None:
     assert counts["remove"] > counts["add"]
     nothing = WorldSource(0, held_out=False, categories=("nothing",))
     assert {nothing.record(index).category for index in range(10)} == {"nothing"}
+    new = WorldSource(0, held_out=False, categories=(FREE_FORM,), nothing_share=0.0)
+    assert {new.record(index).category for index in range(10)} == {FREE_FORM}
+    every = WorldSource(0, held_out=False)
+    assert FREE_FORM not in {every.record(index).category for index in range(200)}
     never = WorldSource(0, held_out=False, nothing_share=0.0)
     assert "nothing" not in {never.record(index).category for index in range(100)}
 
@@ -128,3 +140,26 @@ def test_cases_are_held_out_balanced_and_repeatable() -> None:
     assert held_out_cases(0, 2) == cases[: 2 * len(CATEGORIES)], "a longer list begins with the shorter one"
     assert Counter(case.category for case in cases) == dict.fromkeys(CATEGORIES, 4)
     assert all(is_held_out(case.source) or is_held_out(case.target) for case in cases)
+
+
+def test_the_wished_for_caption_of_a_free_form_edit_leaves_places_open() -> None:
+    edit = sample_edit(random.Random(0), FREE_FORM, held_out=False)
+    record = to_record(edit)
+    told = [describe_thing(thing) for thing in edit.target.things]
+    assert record.edited_caption == f"{', '.join(told)}, on {describe_background(edit.target.background)}"
+    assert record.caption == caption(edit.source)
+
+
+def test_cases_of_chosen_categories_are_those_among_all() -> None:
+    assert held_out_cases(0, 3, ("move",)) == tuple(case for case in held_out_cases(0, 3) if case.category == "move")
+    assert {case.category for case in held_out_cases(0, 3, (FREE_FORM,))} == {FREE_FORM}
+
+
+def test_the_cases_and_records_of_before_are_as_they_were() -> None:
+    """Figures that were published rest on them."""
+    digest = hashlib.sha256()
+    for case in held_out_cases(0, 2):
+        digest.update(repr(case).encode())
+    for record in (WorldSource(0, held_out=False).record(index) for index in range(20)):
+        digest.update(repr((record.instruction, record.caption, record.edited_caption, record.subject)).encode())
+    assert digest.hexdigest()[:16] == "5ba2b630ca1e193e"

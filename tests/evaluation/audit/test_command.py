@@ -162,8 +162,8 @@ def test_a_base_that_cannot_take_the_images_says_so(folder: Path, tmp_path: Path
 def test_shapes_world_cases_are_measured_with_the_oracle() -> None:
     judge = ScriptedJudge((0.5, 0.5, 0.5))
     found = examine(judge, shapes_cases(1, 1), None, Settings(starts=1, steps=1), CPU)
-    assert set(found.attempts) == {"right", "unchanged", "wrong", "misshapen", "half", "over", "smeared", "corrupted",
-                                   "unrelated"}  # fmt: skip
+    assert set(found.attempts) == {"right", "unchanged", "wrong", "misshapen", "half", "over", "nudged",
+                                   "smeared", "corrupted", "unrelated"}  # fmt: skip
     assert found.ascents is not None
     assert found.ascents.all.success is not None
     assert found.ascents.all.success.before == 0
