@@ -62,7 +62,7 @@ def test_chosen_categories_are_scored(tmp_path: Path) -> None:
 
 
 def test_a_category_that_does_not_exist_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no category 'paint'; choose of: recolour,.*free-form"):
+    with pytest.raises(ConfigError, match=r"no category 'paint'; choose of: recolour,.*free-form"):
         evaluate("no such editor", 1, 0, tmp_path, categories=("move", "paint"))
 
 

@@ -303,7 +303,7 @@ def _generator(rng: random.Random) -> torch.Generator:
 
 
 def _hidden(
-    judge: LlavaOnevisionJudge, rows: Sequence[Sequence[int]], shown: Float[Tensor, "image token d"]
+    judge: LlavaOnevisionJudge, rows: Sequence[Sequence[int]], shown: Float[Tensor, "image patch d"]
 ) -> tuple[Float[Tensor, "row token d"], Float[Tensor, "row token d"]]:
     """States before the last layer of the language model, and after it; rows padded on the left.
 
