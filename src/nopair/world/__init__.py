@@ -11,6 +11,7 @@
 | cases.py       | held-out edits to evaluate on                                                        |
 | oracle.py      | success, preservation, realism and overall score of an edited image                  |
 | corruptions.py | ways for an edited image to be bad                                                   |
+| damage.py      | damage to pictures, of the kinds that editors do                                     |
 | attempts.py    | attempts at edits, good and bad, with what is true of them                           |
 | proof.py       | how often the oracle errs                                                            |
 
