@@ -93,7 +93,7 @@ def test_the_tiny_judge_knows_more_than_its_gradient(
     for word in ("recolour", "nothing", "AUC", "reliability", "wording", "in latents", "audit.json"):
         assert word in shown
     assert (found["judge"], found["base"], found["source"]) == ("tiny:judge", "tiny:base", str(folder))
-    assert (found["cases"], found["seed"], found["per_category"], found["questions"]) == (6, None, None, "v1")
+    assert (found["cases"], found["seed"], found["per_category"], found["questions"]) == (6, None, None, "v2")
     assert found["seconds"] > 0
     assert found["overall"]["all"]["measures"]["accuracy"] > 0.7
     assert found["categories"]["recolour"]["questions"]["edit"]["measures"]["count"] == 3
