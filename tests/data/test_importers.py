@@ -71,6 +71,7 @@ def test_published_data_sets(kind: str, by_path: bool, photos: Path, tmp_path: P
     assert (first.image.path is not None) == by_path
     assert card == Card.read(tmp_path / "set")
     assert card.dropped == {"photo cannot be read": 1}
+    assert card.other_kinds == {"odd": 1}
     found = list(problems(tmp_path / "set"))
     assert all("is missing; nopair synthesize" in one for one in found)
     assert len(found) == sum(card.missing.values()) > 2
@@ -136,6 +137,8 @@ def test_the_command_line(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert code == 0
     assert "licences: CC BY-NC-ND 4.0 1, unknown 1" in out
     assert "left out: photo cannot be read 1" in out
+    assert "kinds of edit without a category: odd 1" in out
+    assert "- odd: 1" in (tmp_path / "set" / "README.md").read_text()
     code, out, err = run("data", "validate", tmp_path / "set")
     assert code == 2
     assert "row 0: caption: is missing" in out

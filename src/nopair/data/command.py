@@ -44,6 +44,7 @@ def _summary(card: Card) -> list[str]:
         f"licences: {told(card.licences)}",
         f"sources: {told(card.sources)}",
         f"categories: {told(card.categories)}",
+        f"kinds of edit without a category: {told(card.other_kinds)}",
         f"missing: {told(card.missing)}",
         f"left out: {told(card.dropped)}",
     ]

@@ -16,7 +16,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from nopair.data.files import is_folder, read_photo
-from nopair.data.records import CATEGORIES, Measured, Photo, Record, measure, problem_of
+from nopair.data.kinds import category_of
+from nopair.data.records import Measured, Photo, Record, measure, problem_of
 from nopair.data.shards import Card, opened, parse, read_group, write_dataset
 from nopair.data.tables import open_table
 from nopair.errors import DataError, ImageError
@@ -27,12 +28,6 @@ PICO: Final = "pico-banana-400k"
 GPT: Final = "gpt-image-edit-1.5m"
 LICENCES: Final = {PICO: "CC BY-NC-ND 4.0", GPT: "CC BY 4.0"}
 UNKNOWN: Final = "unknown"
-SAME: Final[Mapping[str, str]] = {name: name for name in CATEGORIES if name != "nothing"} | {
-    "color": "colour",
-    "shape": "adjust",
-    "Remove an existing object": "remove",
-}
-"""Names that other data sets give to kinds of edit that are surely ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,8 @@ class Draft:
 def import_dataset(kind: str, path: Path, folder: Path, *, by_path: bool = False, licence: str = UNKNOWN) -> Card:
     """Write the data set at `path` as a dataset; a key of `KINDS` says what it is.
 
-    What cannot become a record is named in the log and counted in the card. Photos are stored inside, or `by_path`
+    What cannot become a record is named in the log and counted in the card, as are kinds of edit without a category of
+    ours. Photos are stored inside, or `by_path`
     left where they are. `licence` is that of photos of one's own; published data sets have theirs.
 
     Raises:
@@ -62,11 +58,13 @@ def import_dataset(kind: str, path: Path, folder: Path, *, by_path: bool = False
         OutputError: the dataset cannot be written.
     """
     dropped: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     if kind == "records":
         return write_dataset(folder, _stored(path), dropped=dropped)
     if kind == "photos":
         return write_dataset(folder, _own(path, licence, dropped), dropped=dropped)
-    return write_dataset(folder, _drafted(KINDS[kind](path), folder, by_path, dropped), dropped=dropped)
+    records = _drafted(KINDS[kind](path), folder, by_path, dropped, others)
+    return write_dataset(folder, records, dropped=dropped, other_kinds=others)
 
 
 def pico_banana(path: Path) -> Iterator[Draft]:
@@ -134,7 +132,9 @@ KINDS: Final[Mapping[str, Callable[[Path], Iterator[Draft]]]] = {
 the columns of records."""
 
 
-def _drafted(drafts: Iterator[Draft], folder: Path, by_path: bool, dropped: Counter[str]) -> Iterator[Record]:
+def _drafted(
+    drafts: Iterator[Draft], folder: Path, by_path: bool, dropped: Counter[str], others: Counter[str]
+) -> Iterator[Record]:
     for draft in drafts:
         if draft.instruction is None:
             _drop(dropped, "no instruction", draft.place)
@@ -146,11 +146,14 @@ def _drafted(drafts: Iterator[Draft], folder: Path, by_path: bool, dropped: Coun
             _drop(dropped, "photo cannot be read", f"{draft.place}: {error}")
             continue
         photo = Photo(path=Path(os.path.relpath(draft.photo, folder)).as_posix()) if by_path else Photo(bytes=content)
+        category = None if draft.kind is None else category_of(draft.kind)
+        if draft.kind is not None and category is None:
+            others[draft.kind] += 1
         fields = {
             "instruction": draft.instruction,
             "caption": draft.caption,
             "edited_caption": draft.edited_caption,
-            "category": SAME.get(draft.kind or ""),
+            "category": category,
             "subject": draft.subject,
             "source": draft.source,
             "licence": draft.licence,

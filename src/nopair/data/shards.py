@@ -44,7 +44,8 @@ class Shard(BaseModel):
 
 class Card(BaseModel):
     """What a dataset says about itself. `missing` counts the records that lack a field of `nopair.data.records.NEEDED`;
-    `dropped` counts what did not become a record, by reason."""
+    `dropped` counts what did not become a record, by reason; `other_kinds` the records without a category whose data
+    set names their kind of edit, by that name."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -56,6 +57,7 @@ class Card(BaseModel):
     licences: Mapping[str, int]
     sources: Mapping[str, int]
     dropped: Mapping[str, int] = {}
+    other_kinds: Mapping[str, int] = {}
 
     @classmethod
     def read(cls, folder: Path) -> "Card":
@@ -83,13 +85,14 @@ def write_dataset(
     records: Iterable[Record],
     *,
     dropped: Mapping[str, int] | None = None,
+    other_kinds: Mapping[str, int] | None = None,
     rows: int = ROWS_OF_A_SHARD,
     size: int = BYTES_OF_A_SHARD,
 ) -> Card:
     """Write records, in order, as a dataset, in place of one that was there. Holds one row group in memory at a time.
 
     Args:
-        dropped: what did not become a record, by reason; read when the records have ended.
+        dropped, other_kinds: see `Card`; read when the records have ended.
         rows: most records of a shard.
         size: bytes of photos after which a shard is ended.
 
@@ -119,6 +122,7 @@ def write_dataset(
         licences=_sorted(counts.licences),
         sources=_sorted(counts.sources),
         dropped=_sorted(dropped or {}),
+        other_kinds=_sorted(other_kinds or {}),
     )
     write_atomic(folder / README, _readme(card).encode())
     write_atomic(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
@@ -290,7 +294,7 @@ def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
 def _readme(card: Card) -> str:
     """The card for people, with what the Hub wants to know in front."""
     tables = {"Categories": card.categories, "Missing": card.missing, "Licences": card.licences}
-    tables |= {"Sources": card.sources, "Dropped": card.dropped}
+    tables |= {"Sources": card.sources, "Dropped": card.dropped, "Other kinds of edit": card.other_kinds}
     front = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
     }
