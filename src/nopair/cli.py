@@ -317,7 +317,8 @@ def study(
 @app.command()
 def synthesize(
     photos: Annotated[
-        Path, typer.Argument(metavar="PHOTOS", help="Folder of photos, with whatever folders are in it.")
+        Path,
+        typer.Argument(metavar="PHOTOS", help="Folder of photos, with whatever is in it; or a dataset to complete."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as verify.threshold=0.7.")
@@ -338,6 +339,8 @@ def synthesize(
     ] = None,
 ) -> None:
     """Make a training set of unlabelled photos: scan, caption, propose edits, verify them, write.
+
+    A dataset folder instead of photos, such as an imported one, gets the words that its records lack.
 
     Models are asked behind OpenAI-compatible servers, such as `vllm serve`, or in this process; the recipe names them.
     Started again, it goes on where it was stopped, and pays for no answer twice. See docs/synthesis.md.

@@ -109,6 +109,8 @@ class Model:
         system = asked.system
         if "describe photos" in system:
             return self.caption(asked)
+        if "complete the notes" in system:
+            return self.fill(asked)
         if "new pictures of a subject" in system:
             return self.pictures(asked)
         if "write instructions" in system:
@@ -132,6 +134,13 @@ class Model:
             for kind in data["categories"].split(", ")
         ]
         return self.say({"edits": edits})
+
+    def fill(self, asked: Any) -> Any:
+        data = json.loads(asked.text)
+        kinds = data["categories"].split(", ")
+        kind = "other" if "zoom" in data["instruction"] and "other" in kinds else kinds[0]
+        caption = f"{data['caption']} Now after: {data['instruction']}."
+        return self.say({"edited_caption": caption, "category": kind, "object": "block"})
 
     def pictures(self, asked: Any) -> Any:
         data = json.loads(asked.text)

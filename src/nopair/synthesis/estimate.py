@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nopair.endpoints.server import Server, Usage, told_cost
+from nopair.synthesis.fill import FILL, FILL_PROMPT
 from nopair.synthesis.recipe import LocalEngine, SynthesisRecipe
 from nopair.synthesis.stages import (
     CAPTION,
@@ -45,6 +46,13 @@ def expected(photos: int, recipe: SynthesisRecipe) -> Iterator[Expected]:
     yield Expected(PROPOSE, recipe.propose.engine, _usage(photos, prompts, 0, recipe.propose.max_tokens))
     image = _images(recipe.verify.engine)
     yield Expected(VERIFY, recipe.verify.engine, _usage(photos * edits, list(QUESTIONS.values()), image, 1))
+
+
+def expected_of_records(photos: int, records: int, recipe: SynthesisRecipe) -> Iterator[Expected]:
+    """Each stage that asks, for a dataset in which so many photos lack a caption and so many records other words."""
+    caption = _usage(photos, [CAPTION_PROMPT], _images(recipe.caption.engine), recipe.caption.max_tokens)
+    yield Expected(CAPTION, recipe.caption.engine, caption)
+    yield Expected(FILL, recipe.propose.engine, _usage(records, [FILL_PROMPT], 0, recipe.propose.max_tokens))
 
 
 def _images(engine: Server | LocalEngine) -> int:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nopair.data.records import Score, Stage
-from nopair.synthesis.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,15 +12,13 @@ class Found:
 
     Attributes:
         digest: SHA-256 of the original file, in hex: the photo's name in everything that is asked and written.
-        name: of the original file, relative to the folder, for people only. Never goes to a model.
+        name: of the original file, relative to the folder, or of its record; for people only. Never goes to a model.
         file: the photo as it is kept: an upright sRGB JPEG without metadata.
-        fingerprint: of the kept photo.
     """
 
     digest: str
     name: str
     file: Path
-    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class Aside:
 
     Attributes:
         stage, reason: where and why; both are few fixed words, fit for counting.
-        name: of the original file.
+        name: of the original file, or the record's id.
         detail: more for people: an error, an instruction; words of strangers.
     """
 

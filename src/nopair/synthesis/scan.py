@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
-from nopair.data.files import IMAGE_FORMATS, is_folder, write_atomic
+from nopair.data.files import IMAGE_FORMATS, is_folder, make_folder, write_atomic
 from nopair.data.images import load_image
 from nopair.errors import ImageError
 from nopair.synthesis.fingerprint import Fingerprint, Seen
@@ -78,15 +80,16 @@ def scan(
         if "reason" in value:
             aside.append(Aside(STAGE, value["reason"], name, value["detail"]))
             continue
-        photo = Found(value["digest"], name, kept / value["file"], Fingerprint(value["bits"], tuple(value["colour"])))
-        copy = seen.find(photo.fingerprint)
+        photo = Found(value["digest"], name, kept / value["file"])
+        fingerprint = Fingerprint(value["bits"], tuple(value["colour"]))
+        copy = seen.find(fingerprint)
         if photo.digest in digests:
             aside.append(Aside(STAGE, "copy of another photo", name))
         elif copy is not None:
             aside.append(Aside(STAGE, "nearly the same as another photo", name, copy))
         else:
             digests.add(photo.digest)
-            seen.add(photo.fingerprint, name)
+            seen.add(fingerprint, name)
             photos.append(photo)
     return Scanned(tuple(photos), tuple(aside))
 
@@ -137,14 +140,31 @@ def _look(path: Path, config: ScanConfig, kept: Path) -> dict[str, Any]:
     height, width = pixels.shape[1:]
     if min(height, width) < config.min_side:
         return {"reason": "too small", "detail": f"{width}x{height}"}
+    digest = hashlib.sha256(content).hexdigest()
+    image = small(pixels, config)
+    file = keep(image, digest, config, kept)
+    fingerprint = Fingerprint.of(image)
+    return {"digest": digest, "file": file, "bits": fingerprint.bits, "colour": list(fingerprint.colour)}
+
+
+def small(pixels: Float[Tensor, "3 height width"], config: ScanConfig) -> Image.Image:
+    """An upright photo, 0 to 1, no longer than the recipe has it."""
     levels = (pixels.permute(1, 2, 0) * 255).round().byte().numpy()
     image = Image.fromarray(np.ascontiguousarray(levels))
     image.thumbnail((config.longest_side, config.longest_side), Image.Resampling.LANCZOS)
+    return image
+
+
+def place_of(digest: str, config: ScanConfig) -> str:
+    """Where a photo is kept, relative to the folder of kept photos."""
+    return f"{digest[:2]}/{digest}-{config.longest_side}-{config.quality}.jpg"
+
+
+def keep(image: Image.Image, digest: str, config: ScanConfig, kept: Path) -> str:
+    """Write a photo to its place; its `place_of`. Raises OutputError."""
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=config.quality, subsampling=0)
-    digest = hashlib.sha256(content).hexdigest()
-    file = f"{digest[:2]}/{digest}-{config.longest_side}-{config.quality}.jpg"
-    (kept / file).parent.mkdir(parents=True, exist_ok=True)
+    file = place_of(digest, config)
+    make_folder((kept / file).parent)
     write_atomic(kept / file, encoded.getvalue())
-    fingerprint = Fingerprint.of(image)
-    return {"digest": digest, "file": file, "bits": fingerprint.bits, "colour": list(fingerprint.colour)}
+    return file
