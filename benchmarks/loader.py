@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,8 @@ def main() -> None:
     parser.add_argument("--records", type=int, nargs="*", default=[10_000, 1_000_000])
     parser.add_argument("--large", type=Path)
     arguments = parser.parse_args()
+    if arguments.photos and not arguments.large and find_spec("webdataset") is None:
+        parser.exit(2, "WebDataset is not installed; pip install 'nopair[bench]', or leave its part out with --photos 0\n")
     torch.set_num_threads(1)
     os.environ["HF_DATASETS_OFFLINE"] = "1"
     if arguments.large:

@@ -1,6 +1,7 @@
 """The order of records: a pure function of the index, each record once per epoch, groups of one size, given shares."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from nopair.data.order import Order, nearest
 from nopair.data.permutation import Permutation
+from nopair.data.ranks import Cell, Part, Ranks
 from nopair.errors import DataError
 
 
@@ -44,9 +46,10 @@ buckets = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 
 def order(of: list[int], group: int = 4, seed: int = 0, **changes: object) -> Order:
-    categories = np.zeros(len(of), np.uint8)
-    settings = {"categories": categories, "shares": None} | changes
-    return Order.of(buckets=np.array(of, np.uint8), group=group, seed=seed, **settings)  # pyright: ignore
+    settings = {"categories": np.zeros(len(of), np.uint8), "shares": None} | changes
+    cuts = [0, len(of) // 3, len(of) // 3, len(of)]  # in parts of any size, also none
+    parts = [Part(np.array(of, np.uint8)[a:b], settings["categories"][a:b]) for a, b in pairwise(cuts)]  # pyright: ignore
+    return Order.of(Ranks.of(parts), settings["shares"], group, seed)  # pyright: ignore
 
 
 @settings(max_examples=40)
@@ -73,6 +76,27 @@ def test_most_records_get_their_own_bucket() -> None:
     made = order(of, group=8)
     wrong = sum(of[made.row(index)] != made.bucket(index) for index in range(4 * len(of)))
     assert wrong < 4 * 16
+
+
+@settings(max_examples=30)
+@given(of=st.lists(st.tuples(st.integers(0, 254), st.integers(0, 254)), max_size=60), cuts=st.lists(st.integers(0, 60)))
+def test_ranks_are_a_stable_sort(of: list[tuple[int, int]], cuts: list[int]) -> None:
+    numbers = np.array(of, np.uint8).reshape(-1, 2)
+    edges = [0, *sorted(min(cut, len(of)) for cut in cuts), len(of)]
+    ranks = Ranks.of([Part(numbers[a:b, 0], numbers[a:b, 1]) for a, b in pairwise(edges)])
+    wanted = sorted(range(len(of)), key=lambda row: (of[row], row))
+    assert [ranks[place] for place in range(len(of))] == wanted
+    starts = [place for place in range(len(of)) if not place or of[wanted[place]] != of[wanted[place - 1]]]
+    assert ranks.cells == tuple(Cell(*of[wanted[at]], at, of.count(of[wanted[at]])) for at in starts)
+
+
+def test_ranks_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than are sorted at a time."""
+    monkeypatch.setattr("nopair.data.ranks._AT_ONCE", 7)
+    numbers = np.random.default_rng(0).integers(0, 3, (100, 2)).astype(np.uint8)
+    ranks = Ranks.of([Part(numbers[:, 0], numbers[:, 1])])
+    keys = [(*numbers[ranks[place]].tolist(), ranks[place]) for place in range(100)]
+    assert keys == sorted(keys)
 
 
 def test_epochs_and_seeds_differ() -> None:

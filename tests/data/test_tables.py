@@ -6,14 +6,16 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from nopair.data import parquet
 from nopair.data.records import CATEGORIES, Photo, Record, measure
-from nopair.data.shards import write_dataset
-from nopair.data.tables import Table, open_table
+from nopair.data.shards import CARD, SHAPE, SHAPES, write_dataset
+from nopair.data.tables import Shapes, Table, open_table
+from nopair.data.validate import problems
 from nopair.errors import DataError, ImageError
 
 SIZES = ((6, 4), (3, 9), (8, 8), (5, 7), (4, 6))
@@ -118,12 +120,19 @@ FORMS: dict[str, Callable[[Path, int], Path]] = {
 }
 
 
+def joined(table: Table) -> Shapes:
+    """The shapes of all rows."""
+    parts = list(table.shapes())
+    columns = [[getattr(part, name) for part in parts] for name in ("heights", "widths", "categories")]
+    return Shapes(*map(np.concatenate, columns))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same(form: str, tmp_path: Path) -> None:
     table = open_table(FORMS[form](tmp_path / "set", 11))
     assert isinstance(table, Table)
     assert len(table) == 11
-    shapes = table.shapes()
+    shapes = joined(table)
     for number in reversed(range(11)):
         assert table.photo(number)[1] == photo(number)
         assert table.ask(number).model_dump() == ask(number)
@@ -134,6 +143,7 @@ def test_every_form_gives_the_same(form: str, tmp_path: Path) -> None:
 
 def test_many_row_groups_are_read_again_when_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "GROUPS_KEPT", 2)
+    monkeypatch.setattr(parquet, "SHARDS_KEPT", 1)
     table = open_table(as_inside(tmp_path, 20))
     for number in [*range(20), *reversed(range(20)), 3, 19, 3]:
         assert table.photo(number)[1] == photo(number)
@@ -185,6 +195,44 @@ def test_shards_that_others_have_written(tmp_path: Path) -> None:
     shard = write(tmp_path, 4) / "data" / "train-00000.parquet"
     pq.write_table(pq.read_table(shard), shard)
     with pytest.raises(DataError, match="was not written by nopair"):
+        open_table(tmp_path)
+
+
+def test_shapes_that_are_damaged(tmp_path: Path) -> None:
+    """Told before an order is made of them, and by validate."""
+    shapes = write(tmp_path, 5) / SHAPES
+    whole = shapes.read_bytes()
+    assert len(whole) == 5 * SHAPE.itemsize
+    for content in (whole[:-1], whole[: -SHAPE.itemsize], whole + whole, bytes([whole[0] ^ 1]) + whole[1:], b""):
+        shapes.write_bytes(content)
+        with pytest.raises(DataError, match=r"shapes\.bin: is not what was written"):
+            joined(open_table(tmp_path))
+        assert f"{shapes}: is not what was written" in list(problems(tmp_path))[-1]
+    shapes.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert "row 0: shapes.bin tells another size or category" in next(problems(tmp_path))
+    shapes.unlink()
+    with pytest.raises(DataError, match=r"shapes\.bin: is missing"):
+        open_table(tmp_path)
+
+
+def test_a_later_shard_is_opened_when_it_is_needed(tmp_path: Path) -> None:
+    folder = as_inside(tmp_path, 7)
+    later = folder / "data" / "train-00001.parquet"
+    later.write_bytes(b"PAR1")
+    table = open_table(folder)
+    assert table.ask(0).instruction == "edit 0"
+    with pytest.raises(DataError, match=r"train-00001\.parquet: is not a readable Parquet file"):
+        table.ask(5)
+    pq.write_table(pq.read_table(folder / "data" / "train-00000.parquet").slice(1), later)
+    with pytest.raises(DataError, match=r"train-00001\.parquet: holds \d records, the card says"):
+        table.ask(5)
+
+
+def test_a_dataset_of_an_earlier_version(tmp_path: Path) -> None:
+    card = json.loads((write(tmp_path, 3) / CARD).read_text())
+    del card["shapes_hash"]
+    (tmp_path / CARD).write_text(json.dumps(card | {"version": 1}))
+    with pytest.raises(DataError, match="has version 1, expected 2; rewrite the dataset with nopair"):
         open_table(tmp_path)
 
 

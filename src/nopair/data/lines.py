@@ -6,6 +6,7 @@ key is an error.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,7 +46,7 @@ class LinesTable:
     def __len__(self) -> int:
         return len(self.asks)
 
-    def shapes(self) -> Shapes:
+    def shapes(self) -> Iterator[Shapes]:
         """See `Table.shapes`. Reads the header of every photo."""
         return measured(self)
 

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from nopair.data.permutation import shuffled
+from nopair.data.ranks import Ranks
 from nopair.errors import DataError
 
 Sizes = tuple[tuple[int, int], ...]
@@ -43,40 +44,30 @@ class Order:
     """An endless order of records; see the module. For each bucket, `strata` has a tuple and `totals` its samples of an
     epoch."""
 
-    rows: Integer[np.ndarray, " record"]
+    rows: Ranks
     strata: tuple[tuple[_Stratum, ...], ...]
     totals: tuple[int, ...]
     group: int
     seed: int
 
     @classmethod
-    def of(
-        cls,
-        buckets: Integer[np.ndarray, " record"],
-        categories: Integer[np.ndarray, " record"],
-        shares: Mapping[int, float] | None,
-        group: int,
-        seed: int,
-    ) -> "Order":
-        """The order of records of these buckets and categories (numbers from 0, below 255).
+    def of(cls, rows: Ranks, shares: Mapping[int, float] | None, group: int, seed: int) -> "Order":
+        """The order of the records that are ranked.
 
         Args:
+            rows: without shares, all of one category.
             shares: how often each category is shown, relative to the others; those not named are left out. None: as
                 they come, each record once per epoch.
 
         Raises:
             DataError: no record is left, or a category that has a share has no record.
         """
-        kinds = np.zeros(len(buckets), np.uint16) if shares is None else categories.astype(np.uint16)
-        strata = buckets.astype(np.uint16) * np.uint16(256) + kinds
-        rows = np.argsort(strata, kind="stable").astype(np.uint32)  # a radix sort, for 16 bits
-        found, starts, counts = np.unique(strata[rows], return_index=True, return_counts=True)
-        cells = [divmod(int(one), 256) for one in found]
-        quotas = counts.tolist() if shares is None else _quotas([kind for _, kind in cells], counts.tolist(), shares)
+        kinds, counts = [cell.category for cell in rows.cells], [cell.count for cell in rows.cells]
+        quotas = counts if shares is None else _quotas(kinds, counts, shares)
         made: dict[int, list[_Stratum]] = {}
-        for (bucket, _), start, count, quota in zip(cells, starts.tolist(), counts.tolist(), quotas, strict=True):
+        for cell, quota in zip(rows.cells, quotas, strict=True):
             if quota:
-                made.setdefault(bucket, []).append(_Stratum(start, count, quota))
+                made.setdefault(cell.bucket, []).append(_Stratum(cell.start, cell.count, quota))
         if not made:
             raise DataError("there is no record to train on; look at its categories with nopair data validate")
         cut = tuple(tuple(made.get(bucket, ())) for bucket in range(max(made) + 1))
@@ -116,7 +107,7 @@ class Order:
                 one_pass, first = divmod(epoch * stratum.quota + drawn, stratum.count)
                 permutation = shuffled(stratum.count, "records", self.seed, one_pass, bucket, number)
                 for step in range(stratum.count):
-                    yield int(self.rows[stratum.start + permutation((first + step) % stratum.count)])
+                    yield self.rows[stratum.start + permutation((first + step) % stratum.count)]
                 return
             drawn -= stratum.quota
         raise AssertionError("a bucket is as large as its strata")

@@ -1,10 +1,10 @@
 """Records of a dataset folder, any of them at any time, without holding or copying the dataset.
 
-Opening reads the shards' footers and three narrow columns. A row's words come with their row group's words, a few
-hundred rows. Its photo, if inside, is fetched from its place in the file alone: `nopair.data.shards` keeps photos
-uncompressed, those of a row group in one page, in which the last bytes are `length of photo (4 bytes), photo` of each
-row in turn. So the lengths tell the places. A photo's SHA-256 is compared with its record's, so no other bytes can pass
-for it.
+Opening reads the card; `shapes.bin` is read through once, to put the records in order. A shard's footer is read when a
+row of it is asked for, and the last ones are kept. A row's words come with their row group's words, a few hundred rows.
+Its photo, if inside, is fetched from its place in the file alone: `nopair.data.shards` keeps photos uncompressed, those
+of a row group in one page, in which the last bytes are `length of photo (4 bytes), photo` of each row in turn. So the
+lengths tell the places. A photo's SHA-256 is compared with its record's, so no other bytes can pass for it.
 
 `datasets` reads the same files (a test shows it), but has to copy them all into its own format first to do this.
 """
@@ -12,12 +12,12 @@ for it.
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final, final
+from typing import Any, Final, Generic, TypeVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -25,34 +25,29 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from nopair.data.files import read_part, read_photo
-from nopair.data.records import CATEGORIES, problem_of
-from nopair.data.shards import Card, opened, read_group
+from nopair.data.records import problem_of
+from nopair.data.shards import SHAPE, SHAPES, Card, opened, read_group
 from nopair.data.tables import Ask, Shapes
 from nopair.errors import DataError, ImageError
 
 GROUPS_KEPT: Final = 64
 """Row groups whose words are kept in memory, some hundred kilobytes each."""
+SHARDS_KEPT: Final = 64
+"""Shards whose footers are kept in memory, some hundred kilobytes each."""
 WORDS: Final = ["id", *Ask.model_fields, "image_hash", "image_length", "image.path"]
+_SHAPES_AT_ONCE: Final = 2**16
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """A file, its first row in the dataset, and its footer, which is not read again for every row group."""
+    """A file, its footer, the first row of each of its row groups, and where in the file the photos of each end."""
 
     path: Path
-    first: int
     footer: pq.FileMetaData
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """A row group: the shard it is in, its number there, its first row in the dataset, and where its photos end in the
-    file."""
-
-    shard: "_Shard"
-    number: int
-    first: int
-    end: int
+    firsts: tuple[int, ...]
+    ends: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +58,33 @@ class _Loaded:
     starts: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Where a row is: in which file, its number there, its row group, and its place in that."""
+
+    path: Path
+    number: int
+    group: _Loaded
+    place: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, row {self.number}"
+
+
 @final
 class ParquetTable:
-    """A `nopair.data.tables.Table` of a dataset folder."""
+    """A `nopair.data.tables.Table` of a dataset folder. What it holds in memory does not grow with the records."""
 
-    def __init__(self, folder: Path, groups: tuple[_Group, ...], shapes: Shapes) -> None:
+    def __init__(self, folder: Path, card: Card) -> None:
         self._folder = folder
-        self._groups = groups
-        self._firsts = [group.first for group in groups]
-        self._shapes = shapes
-        self._loaded: OrderedDict[int, _Loaded] = OrderedDict()
-        self._lock = Lock()
+        self._card = card
+        self._firsts = [0, *accumulate(shard.records for shard in card.shards)]
+        self._shards = _Recent[int, _Shard](SHARDS_KEPT, self._open)
+        self._groups = _Recent[tuple[int, int], _Loaded](GROUPS_KEPT, self._load)
 
     @classmethod
     def read(cls, folder: Path) -> "ParquetTable":
-        """Open a dataset.
+        """Open a dataset: its card is read, and that its files are there; the first of them is opened.
 
         Raises:
             DataError: it is damaged or of another schema, or records lack what training needs.
@@ -86,84 +93,106 @@ class ParquetTable:
         lacking = ", ".join(f"{count} lack {name}" for name, count in card.missing.items() if count)
         if lacking:
             raise DataError(f"{folder}: of its {card.records} records {lacking}; nopair synthesize can write it")
-        groups: list[_Group] = []
-        shapes: list[Shapes] = []
-        row = 0
-        for shard in card.shards:
-            path = folder / shard.path
-            with opened(path) as file:
-                opened_shard = _Shard(path, row, file.metadata)
-                for number in range(file.num_row_groups):
-                    found = file.metadata.row_group(number)
-                    groups.append(_Group(opened_shard, number, row, _end_of_photos(path, found)))
-                    row += found.num_rows
-                try:
-                    shapes.append(_shapes(path, file.read(["height", "width", "category"], use_threads=False)))
-                except (OSError, pa.ArrowException) as error:
-                    raise DataError(f"{path}: damaged ({error}); copy the dataset again") from error
-        if row != card.records:
-            raise DataError(f"{folder}: holds {row} records, its card says {card.records}; write the dataset again")
-        return cls(folder, tuple(groups), _joined(shapes))
+        for file in (SHAPES, *(shard.path for shard in card.shards)):
+            if not (folder / file).is_file():
+                raise DataError(f"{folder / file}: is missing; copy the dataset again")
+        table = cls(folder, card)
+        table._shards[0]
+        return table
 
     def __len__(self) -> int:
-        return len(self._shapes.heights)
+        return self._card.records
 
-    def shapes(self) -> Shapes:
+    def shapes(self) -> Iterator[Shapes]:
         """See `Table.shapes`."""
-        return self._shapes
+        path = self._folder / SHAPES
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while content := file.read(_SHAPES_AT_ONCE * SHAPE.itemsize):
+                    digest.update(content)
+                    rows = np.frombuffer(content[: len(content) // SHAPE.itemsize * SHAPE.itemsize], SHAPE)
+                    yield Shapes(rows["height"], rows["width"], rows["category"])
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); copy the dataset again") from error
+        if digest.hexdigest() != self._card.shapes_hash:
+            raise DataError(f"{path}: is not what was written with the records; copy the dataset again")
 
     def ask(self, row: int) -> Ask:
         """See `Table.ask`."""
-        group, place, loaded = self._locate(row)
-        tree = {name: loaded.words[name][place].as_py() for name in Ask.model_fields}
+        found = self._locate(row)
+        tree = {name: found.group.words[name][found.place].as_py() for name in Ask.model_fields}
         try:
             return Ask(**tree)
         except ValidationError as error:
-            raise DataError(f"{_where(group, place)}: {problem_of(error)}; mend the record or leave it out") from error
+            raise DataError(f"{found}: {problem_of(error)}; mend the record or leave it out") from error
 
     def photo(self, row: int) -> tuple[str, bytes]:
         """See `Table.photo`."""
-        group, place, loaded = self._locate(row)
-        fields: dict[str, Any] = {name: loaded.words[name][place].as_py() for name in ("id", "image_hash", "image")}
+        found = self._locate(row)
+        words, place = found.group.words, found.place
+        fields: dict[str, Any] = {name: words[name][place].as_py() for name in ("id", "image_hash", "image")}
         path = fields["image"]["path"]
         if path is not None:
             name = str(self._folder / path)
             content = read_photo(self._folder / path)
         else:
-            name = f"{_where(group, place)} ({fields['id']})"
-            content = read_part(
-                group.shard.path, loaded.starts[place], loaded.words["image_length"][place].as_py(), name
-            )
+            name = f"{found} ({fields['id']})"
+            content = read_part(found.path, found.group.starts[place], words["image_length"][place].as_py(), name)
         if hashlib.sha256(content).hexdigest() != fields["image_hash"]:
             raise ImageError(f"{name}: is not the photo that the record was made from; copy the dataset again")
         return name, content
 
-    def _locate(self, row: int) -> tuple[_Group, int, _Loaded]:
+    def _locate(self, row: int) -> _Row:
         number = bisect_right(self._firsts, row) - 1
-        group = self._groups[number]
+        shard = self._shards[number]
+        within = row - self._firsts[number]
+        group = bisect_right(shard.firsts, within) - 1
+        return _Row(shard.path, within, self._groups[number, group], within - shard.firsts[group])
+
+    def _open(self, number: int) -> _Shard:
+        told = self._card.shards[number]
+        path = self._folder / told.path
+        with opened(path) as file:
+            footer = file.metadata
+        if footer.num_rows != told.records:
+            raise DataError(
+                f"{path}: holds {footer.num_rows} records, the card says {told.records}; write the dataset again"
+            )
+        groups = [footer.row_group(one) for one in range(footer.num_row_groups)]
+        firsts = accumulate((group.num_rows for group in groups[:-1]), initial=0)
+        return _Shard(path, footer, tuple(firsts), tuple(_end_of_photos(path, group) for group in groups))
+
+    def _load(self, which: tuple[int, int]) -> _Loaded:
+        shard, group = self._shards[which[0]], which[1]
+        with opened(shard.path, shard.footer) as file:
+            words = read_group(shard.path, file, group, WORDS)
+        paths = words["image"].combine_chunks().field("path").to_pylist()
+        lengths = words["image_length"].to_pylist()
+        taken = [4 + length if path is None else 0 for path, length in zip(paths, lengths, strict=True)]
+        ends = [shard.ends[group] - sum(taken) + upto for upto in accumulate(taken)]
+        return _Loaded(words, tuple(end - length for end, length in zip(ends, lengths, strict=True)))
+
+
+class _Recent(Generic[K, T]):
+    """What was asked for last, at most `count`; the rest is made again. Threads may share it."""
+
+    def __init__(self, count: int, make: Callable[[K], T]) -> None:
+        self._count = count
+        self._make = make
+        self._kept: OrderedDict[K, T] = OrderedDict()
+        self._lock = Lock()
+
+    def __getitem__(self, key: K) -> T:
         with self._lock:
-            loaded = self._loaded.pop(number, None)
-        if loaded is None:  # two threads may load the same one, which does no harm
-            loaded = _load(group)
+            found = self._kept.pop(key, None)
+        if found is None:  # two threads may make the same one, which does no harm
+            found = self._make(key)
         with self._lock:
-            self._loaded[number] = loaded
-            while len(self._loaded) > GROUPS_KEPT:
-                self._loaded.popitem(last=False)
-        return group, row - group.first, loaded
-
-
-def _where(group: _Group, place: int) -> str:
-    return f"{group.shard.path}, row {group.first + place - group.shard.first}"
-
-
-def _load(group: _Group) -> _Loaded:
-    with opened(group.shard.path, group.shard.footer) as file:
-        words = read_group(group.shard.path, file, group.number, WORDS)
-    paths = words["image"].combine_chunks().field("path").to_pylist()
-    lengths = words["image_length"].to_pylist()
-    taken = [4 + length if path is None else 0 for path, length in zip(paths, lengths, strict=True)]
-    ends = [group.end - sum(taken) + upto for upto in accumulate(taken)]
-    return _Loaded(words, tuple(end - length for end, length in zip(ends, lengths, strict=True)))
+            self._kept[key] = found
+            while len(self._kept) > self._count:
+                self._kept.popitem(last=False)
+        return found
 
 
 def _end_of_photos(path: Path, group: Any) -> int:
@@ -175,21 +204,3 @@ def _end_of_photos(path: Path, group: Any) -> int:
                 raise DataError(f"{path}: was not written by nopair; rewrite it with nopair data import records")
             return column.data_page_offset + column.total_compressed_size
     raise DataError(f"{path}: has no column image.bytes; import it with nopair data import")
-
-
-def _joined(parts: Sequence[Shapes]) -> Shapes:
-    return Shapes(
-        np.concatenate([part.heights for part in parts]),
-        np.concatenate([part.widths for part in parts]),
-        np.concatenate([part.categories for part in parts]),
-    )
-
-
-def _shapes(path: Path, table: pa.Table) -> Shapes:
-    categories = table["category"].combine_chunks().dictionary_encode()
-    unknown = set(categories.dictionary.to_pylist()) - set(CATEGORIES)
-    if unknown or categories.null_count:
-        raise DataError(f"{path}: holds unknown categories ({unknown or 'missing'}); see nopair data validate")
-    codes = np.array([CATEGORIES.index(name) for name in categories.dictionary.to_pylist()], np.uint8)
-    heights, widths = (table[name].to_numpy() for name in ("height", "width"))
-    return Shapes(heights, widths, codes[categories.indices.to_numpy()])

@@ -5,7 +5,7 @@ A photo is scaled to cover its bucket's size and cut to it in the middle: nothin
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final, final
@@ -15,6 +15,7 @@ import torch
 
 from nopair.data.images import cover, decode_image
 from nopair.data.order import Order, Sizes, nearest
+from nopair.data.ranks import Part, Ranks
 from nopair.data.records import CATEGORIES
 from nopair.data.tables import Ask, Table, category_number
 from nopair.errors import DataError, ImageError
@@ -24,6 +25,7 @@ NOTHING: Final = "leave everything as it is"
 DEFAULT: Final = "default"
 """In `shares`: every category that is not named."""
 
+_AT_ONCE: Final = 2**16
 _LOG: Final = logging.getLogger("nopair.data")
 
 
@@ -88,16 +90,12 @@ class PhotoSource:
         Raises:
             DataError: no record is left to train on, or a photo whose size is not known cannot be read.
         """
-        count = len(table)
-        buckets = categories = np.zeros(count, np.uint8)
         try:
-            shapes = table.shapes() if len(sizes) > 1 or shares is not None else None
+            rows = Ranks.of(_parts(table, sizes, by_category=shares is not None))
         except ImageError as error:
             raise DataError(f"{error}; take its record out or mend the photo") from error
-        if shapes is not None:
-            buckets, categories = nearest(shapes.heights, shapes.widths, sizes), shapes.categories
-        numbered = None if shares is None else _numbered(shares, categories)
-        order = Order.of(buckets, categories, numbered, group, seed)
+        numbered = None if shares is None else _numbered(shares, {cell.category for cell in rows.cells})
+        order = Order.of(rows, numbered, group, seed)
         return cls(table, order, sizes, seed, nothing_share, Broken(max_broken))
 
     def batch(self, indices: Sequence[int]) -> EditBatch:
@@ -151,13 +149,24 @@ def stacked(samples: Sequence[EditRecord]) -> EditBatch:
     )
 
 
-def _numbered(shares: Mapping[str, float], categories: np.ndarray) -> dict[int, float]:
+def _parts(table: Table, sizes: Sizes, *, by_category: bool) -> Iterator[Part]:
+    """Buckets and categories of the rows, some at a time; what does not matter is 0, and not looked at."""
+    if len(sizes) == 1 and not by_category:
+        for start in range(0, len(table), _AT_ONCE):
+            nothing = np.zeros(min(_AT_ONCE, len(table) - start), np.uint8)
+            yield Part(nothing, nothing)
+        return
+    for shapes in table.shapes():
+        buckets = nearest(shapes.heights, shapes.widths, sizes)
+        yield Part(buckets, shapes.categories if by_category else np.zeros_like(buckets))
+
+
+def _numbered(shares: Mapping[str, float], there: Set[int]) -> dict[int, float]:
     """Shares by the numbers of the categories that are there.
 
     Raises:
         DataError: a category that is named has no record.
     """
-    there = {int(number) for number in np.unique(categories)}
     for name in shares:
         if name != DEFAULT and shares[name] and category_number(name) not in there:
             raise DataError(f"data.shares names {name}, but no record is of that category; take it out of shares")

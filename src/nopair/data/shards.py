@@ -1,6 +1,7 @@
 """A dataset folder: Parquet shards of records, and a card.
 
     data/train-00000.parquet, ...   the records, in order; `datasets.load_dataset(folder)` reads them, too
+    shapes.bin                      of each record in order: height, width and category, see `SHAPE`
     dataset.json                    the card: version, shards with their numbers of records, counts
     README.md                       the same for people and for the Hub
 
@@ -9,27 +10,34 @@ is a whole dataset. Photos inside are kept uncompressed (they are PNG, JPEG or W
 page, so that a reader can fetch one photo of a shard without those around it: see `nopair.data.parquet`.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, BinaryIO, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nopair.data.files import file_atomic, make_folder, write_atomic
-from nopair.data.records import NEEDED, Photo, Record, Score, Stage, problem_of
+from nopair.data.records import CATEGORIES, NEEDED, Photo, Record, Score, Sha256, Stage, problem_of
 from nopair.errors import DataError, OutputError
 
-VERSION: Final = 1
+VERSION: Final = 2
 CARD: Final = "dataset.json"
+SHAPES: Final = "shapes.bin"
+SHAPE: Final = np.dtype([("height", "<i4"), ("width", "<i4"), ("category", "u1")])
+"""A record in `shapes.bin`: what decides when it comes, so that a million records are put in order without their
+shards. The category is its number in `CATEGORIES`, `NO_CATEGORY` if it has none."""
+NO_CATEGORY: Final = 255
 README: Final = "README.md"
 ROWS_OF_A_GROUP: Final = 256
 BYTES_OF_A_GROUP: Final = 2**25
-ROWS_OF_A_SHARD: Final = 100_000
+ROWS_OF_A_SHARD: Final = 10_000
 BYTES_OF_A_SHARD: Final = 2**29
 
 
@@ -45,12 +53,13 @@ class Shard(BaseModel):
 class Card(BaseModel):
     """What a dataset says about itself. `missing` counts the records that lack a field of `nopair.data.records.NEEDED`;
     `dropped` counts what did not become a record, by reason; `other_kinds` the records without a category whose data
-    set names their kind of edit, by that name."""
+    set names their kind of edit, by that name. `shapes_hash` is the SHA-256 of `shapes.bin`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     version: int = VERSION
     records: int
+    shapes_hash: Sha256
     shards: tuple[Shard, ...]
     categories: Mapping[str, int]
     missing: Mapping[str, int]
@@ -68,15 +77,15 @@ class Card(BaseModel):
         """
         path = folder / CARD
         try:
-            card = cls.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            _require_version(path, content)
+            card = cls.model_validate_json(content)
         except FileNotFoundError:
             raise DataError(f"{folder}: is not a whole dataset (no {CARD}); finish writing it first") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
         except ValidationError as error:
             raise DataError(f"{path}: {problem_of(error)}; write the dataset again") from error
-        if card.version != VERSION:
-            raise DataError(f"{path}: has version {card.version}, expected {VERSION}; write the dataset again")
         return card
 
 
@@ -104,18 +113,20 @@ def write_dataset(
         _require_ours(folder)
     make_folder(folder / "data")
     (folder / CARD).unlink(missing_ok=True)
-    counts = _Counts()
     shards: list[Shard] = []
-    remaining = _Peekable(counts.of(records))
-    while remaining.more():
-        path = folder / "data" / f"train-{len(shards):05}.parquet"
-        shards.append(Shard(path=f"data/{path.name}", records=_write_shard(path, remaining, rows, size)))
-    if not shards:
-        raise DataError(f"{folder}: there is no record to write; see what was dropped and why")
+    with file_atomic(folder / SHAPES) as file:
+        counts = _Counts(file)
+        remaining = _Peekable(counts.of(records))
+        while remaining.more():
+            path = folder / "data" / f"train-{len(shards):05}.parquet"
+            shards.append(Shard(path=f"data/{path.name}", records=_write_shard(path, remaining, rows, size)))
+        if not shards:
+            raise DataError(f"{folder}: there is no record to write; see what was dropped and why")
     for stale in set(folder.glob("data/train-*.parquet")) - {folder / shard.path for shard in shards}:
         stale.unlink()
     card = Card(
         records=sum(shard.records for shard in shards),
+        shapes_hash=counts.shapes_hash.hexdigest(),
         shards=tuple(shards),
         categories=_sorted(counts.categories),
         missing={name: counts.missing[name] for name in NEEDED},
@@ -127,6 +138,12 @@ def write_dataset(
     write_atomic(folder / README, _readme(card).encode())
     write_atomic(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
     return card
+
+
+def shape_of(record: Record) -> np.ndarray:
+    """The record in `shapes.bin`, a scalar of `SHAPE`."""
+    category = NO_CATEGORY if record.category is None else CATEGORIES.index(record.category)
+    return np.array((record.height, record.width, category), SHAPE)
 
 
 def read_records(folder: Path) -> Iterator[Record]:
@@ -215,9 +232,11 @@ def schema() -> pa.Schema:
 
 
 class _Counts:
-    """What the card tells, counted while records go by."""
+    """What the card tells, counted while records go by, whose shapes go into a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, shapes: BinaryIO) -> None:
+        self.shapes = shapes
+        self.shapes_hash = hashlib.sha256()
         self.categories: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
         self.licences: Counter[str] = Counter()
@@ -230,6 +249,9 @@ class _Counts:
             self.missing.update(record.missing)
             self.licences[record.licence] += 1
             self.sources[record.source] += 1
+            shape = shape_of(record).tobytes()
+            self.shapes.write(shape)
+            self.shapes_hash.update(shape)
             yield record
 
 
@@ -285,6 +307,17 @@ def _require_ours(folder: Path) -> None:
     others = [path.name for path in folder.glob("data/*") if not path.match("train-*.parquet") and path.name[0] != "."]
     if others:
         raise OutputError(f"{folder}: data/ holds other files ({others[0]}); choose a new or an empty folder")
+
+
+def _require_version(path: Path, card: bytes) -> None:
+    try:
+        version = json.loads(card)["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return  # which is told in better words when the card is read
+    if version != VERSION:
+        raise DataError(
+            f"{path}: has version {version}, expected {VERSION}; rewrite the dataset with nopair data import records"
+        )
 
 
 def _sorted(counts: Mapping[str, int]) -> dict[str, int]:

@@ -6,6 +6,7 @@ a .jsonl file                       a photo per line, see `nopair.data.lines`
 a .tar file, or a folder of them    WebDataset, see `nopair.data.tars`
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -41,7 +42,7 @@ class Ask(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Of every row: size of the upright photo, and its category's number in `CATEGORIES`."""
+    """Of some rows: size of the upright photo, and its category's number in `CATEGORIES`."""
 
     heights: Integer[np.ndarray, " row"]
     widths: Integer[np.ndarray, " row"]
@@ -54,11 +55,12 @@ class Table(Protocol):
 
     def __len__(self) -> int: ...
 
-    def shapes(self) -> Shapes:
-        """Sizes and categories of all rows.
+    def shapes(self) -> Iterator[Shapes]:
+        """Sizes and categories of all rows, in order, some at a time.
 
         Raises:
             ImageError: a photo of which it is not known cannot be read.
+            DataError: what is written about them is damaged.
         """
         ...
 
@@ -102,19 +104,17 @@ def open_table(path: Path) -> Table:
     raise DataError(f"{path}: holds no dataset; expected {CARD}, metadata.jsonl or .tar files in it")
 
 
-def measured(table: Table) -> Shapes:
+def measured(table: Table) -> Iterator[Shapes]:
     """Shapes of a table that keeps none: every photo is read.
 
     Raises:
         ImageError: a photo cannot be read.
     """
-    shapes = Shapes(*(np.empty(len(table), kind) for kind in (np.int32, np.int32, np.uint8)))
     for row in range(len(table)):
         name, content = table.photo(row)
         facts = measure(content, name)
-        shapes.heights[row], shapes.widths[row] = facts.height, facts.width
-        shapes.categories[row] = category_number(table.ask(row).category)
-    return shapes
+        category = category_number(table.ask(row).category)
+        yield Shapes(np.array([facts.height]), np.array([facts.width]), np.array([category]))
 
 
 def category_number(category: str) -> int:

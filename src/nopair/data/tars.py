@@ -7,7 +7,7 @@ and an unknown key is an error; so is a second photo of one record. Opening read
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class TarTable:
     def __len__(self) -> int:
         return len(self.asks)
 
-    def shapes(self) -> Shapes:
+    def shapes(self) -> Iterator[Shapes]:
         """See `Table.shapes`. Reads every photo."""
         return measured(self)
 

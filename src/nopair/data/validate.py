@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from nopair.data.files import is_folder, read_photo
 from nopair.data.images import decode_image
 from nopair.data.records import Record
-from nopair.data.shards import CARD, Card, opened, parse, read_group
+from nopair.data.shards import CARD, SHAPE, SHAPES, Card, opened, parse, read_group, shape_of
 from nopair.data.tables import open_table
 from nopair.errors import DataError, ImageError, NopairError
+
+_REWRITE: Final = "rewrite the dataset with nopair data import records"
 
 
 def problems(path: Path) -> Iterator[str]:
@@ -38,6 +41,7 @@ def _of_table(path: Path) -> Iterator[str]:
 
 def _of_records(folder: Path) -> Iterator[str]:
     card = Card.read(folder)
+    shapes = _Shapes(folder)
     ids: dict[bytes, str] = {}  # short digests: a million ids are some hundred megabytes otherwise
     for shard in card.shards:
         path = folder / shard.path
@@ -47,17 +51,37 @@ def _of_records(folder: Path) -> Iterator[str]:
                 for tree in read_group(path, file, group).to_pylist():
                     where = f"{path}, row {row}"
                     row += 1
+                    shape = shapes.next()
                     try:
                         record = parse(tree, where)
                     except DataError as error:
                         yield str(error)
                         continue
                     yield from _of_record(folder, record, where)
+                    if shape != shape_of(record).tobytes():
+                        yield f"{where}: {SHAPES} tells another size or category; {_REWRITE}"
                     first = ids.setdefault(hashlib.blake2b(record.id.encode(), digest_size=8).digest(), where)
                     if first is not where:
                         yield f"{where}: id: {record.id!r} is that of {first}, too; give each record its own"
         if row != shard.records:
             yield f"{path}: holds {row} records, the card says {shard.records}; write the dataset again"
+    if shapes.digest() != card.shapes_hash:
+        yield f"{folder / SHAPES}: is not what was written with the records; {_REWRITE}"
+
+
+class _Shapes:
+    """`shapes.bin`, a record after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._content = memoryview((folder / SHAPES).read_bytes() if (folder / SHAPES).is_file() else b"")
+        self._place = 0
+
+    def next(self) -> bytes:
+        self._place += SHAPE.itemsize
+        return bytes(self._content[self._place - SHAPE.itemsize : self._place])
+
+    def digest(self) -> str:
+        return hashlib.sha256(self._content).hexdigest()
 
 
 def _of_record(folder: Path, record: Record, where: str) -> Iterator[str]:
