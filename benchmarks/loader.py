@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--large", type=Path)
     arguments = parser.parse_args()
     if arguments.photos and not arguments.large and find_spec("webdataset") is None:
-        parser.exit(2, "WebDataset is not installed; pip install 'nopair[bench]', or leave its part out with --photos 0\n")
+        parser.exit(2, "WebDataset is not installed: pip install 'nopair[bench]', or leave the rates out: --photos 0\n")
     torch.set_num_threads(1)
     os.environ["HF_DATASETS_OFFLINE"] = "1"
     if arguments.large:

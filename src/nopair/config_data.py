@@ -51,7 +51,7 @@ class PhotoDataConfig(Section):
     seed: Natural = Field(default=0, description="order of the photos")
     nothing_share: Fraction = Field(default=0.01, description="share of records made to ask for no change, 0 to 1")
     max_broken: Natural = Field(
-        default=0, description="photos that a process may find unreadable, each named in the log, before the run stops"
+        default=0, description="photos that a run may find unreadable, each named in the log, before it stops"
     )
     workers: Natural = Field(default=2, description="threads that read photos ahead of training; 0 for none")
     cache: Words | None = Field(

@@ -3,16 +3,16 @@
 A photo is scaled to cover its bucket's size and cut to it in the middle: nothing is filled in, nothing is squashed.
 """
 
-import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from threading import Lock
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, final
 
 import numpy as np
 import torch
 
+from nopair.data.broken import Broken
 from nopair.data.images import cover, decode_image
 from nopair.data.order import Order, Sizes, nearest
 from nopair.data.ranks import Part, Ranks
@@ -26,33 +26,6 @@ DEFAULT: Final = "default"
 """In `shares`: every category that is not named."""
 
 _AT_ONCE: Final = 2**16
-_LOG: Final = logging.getLogger("nopair.data")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The photos of this process that could not be read: each is named in the log, once, and too many stop the run."""
-
-    limit: int
-    found: dict[int, str] = field(default_factory=dict)
-    lock: Lock = field(default_factory=Lock)
-
-    def add(self, row: int, error: ImageError) -> None:
-        """Count the photo of a row.
-
-        Raises:
-            DataError: it is one more than `limit`.
-        """
-        with self.lock:
-            new = row not in self.found
-            self.found[row] = str(error)
-            count = len(self.found)
-        if count > self.limit:
-            allowed = f"{count} photos cannot be read, data.max_broken={self.limit}; the last: " if self.limit else ""
-            raise DataError(f"{allowed}{error}; take its record out or mend the photo")
-        if new:
-            _LOG.warning("broken photo %d of at most %d, another stands in for it: %s", count, self.limit, error)
 
 
 @final
@@ -83,9 +56,11 @@ class PhotoSource:
         seed: int,
         nothing_share: float,
         max_broken: int = 0,
+        broken_file: Path | None = None,
         shares: Mapping[str, float] | None = None,
     ) -> "PhotoSource":
-        """A stream in groups of `group` samples of one of `sizes`, (height, width). `shares` is as in a recipe's data.
+        """A stream in groups of `group` samples of one of `sizes`, (height, width). `shares` is as in a recipe's data,
+        `broken_file` where the run's processes count broken photos together.
 
         Raises:
             DataError: no record is left to train on, or a photo whose size is not known cannot be read.
@@ -96,7 +71,7 @@ class PhotoSource:
             raise DataError(f"{error}; take its record out or mend the photo") from error
         numbered = None if shares is None else _numbered(shares, {cell.category for cell in rows.cells})
         order = Order.of(rows, numbered, group, seed)
-        return cls(table, order, sizes, seed, nothing_share, Broken(max_broken))
+        return cls(table, order, sizes, seed, nothing_share, Broken(max_broken, broken_file))
 
     def batch(self, indices: Sequence[int]) -> EditBatch:
         """Those samples, stacked.

@@ -18,6 +18,7 @@ from nopair.backbones.load import load_backbone, require_same_dialect
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.config import JudgeConfig, Recipe
 from nopair.config_data import PhotoDataConfig, WorldDataConfig
+from nopair.data.broken import BROKEN, prepare
 from nopair.data.loader import Limited, OnDevice, Source
 from nopair.data.order import Sizes
 from nopair.data.photos import PhotoSource
@@ -160,7 +161,12 @@ def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source
         table = open_table(Path(data.path))
         phases = [phase for phase in (recipe.warmup, recipe.grpo, recipe.npedit) if phase.steps]
         group = math.lcm(*(phase.batch for phase in phases))  # a batch of any phase then has one size
-        settings = {"seed": data.seed, "nothing_share": data.nothing_share, "max_broken": data.max_broken}
+        broken = Path(recipe.output) / BROKEN
+        if ranks.writes:
+            prepare(broken, table, resumed=any(Path(recipe.output, "checkpoints").glob("checkpoint-*")))
+        ranks.wait()
+        settings = {"seed": data.seed, "nothing_share": data.nothing_share}
+        settings |= {"max_broken": data.max_broken, "broken_file": broken}
         photos = PhotoSource.of(table, data.sizes, group=group, shares=data.shares, **settings)
         shown = PhotoSource.of(table, data.sizes[:1], group=1, **settings)
         ahead = Ahead(photos, phases, ranks, data.workers) if data.workers else photos
