@@ -92,11 +92,14 @@ def test_after_settling_the_judge_itself_is_trained() -> None:
     )
 
 
-def test_only_a_judge_can_be_trained_on(workplace: Path) -> None:
+def test_only_a_tiny_judge_can_be_trained_on(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="--start is for the judge, not for base"):
         build("base", workplace / "weights", 1, "tiny:judge")
     with pytest.raises(ModelError, match="nowhere: no such model folder"):
         build("judge", workplace / "weights", 1, "nowhere")
+    monkeypatch.setattr("nopair.tiny.build.WIDTH", 3584)
+    with pytest.raises(ModelError, match="tiny:judge: is no tiny judge"):
+        build("judge", workplace / "weights", 1, "tiny:judge")
 
 
 def test_a_shipped_judge_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Final, final
 import torch
 from diffusers import AutoencoderKL
 from rich.console import Console
+from transformers import PreTrainedTokenizerFast
 
 from nopair.backbones.folder import load_model
 from nopair.backbones.zimage import ZImageBackbone
@@ -23,7 +24,7 @@ from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.settings import path_override
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
 from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
-from nopair.tiny.judge import CONTINUED, JudgePhase, JudgeSettings, new_processor
+from nopair.tiny.judge import CONTINUED, WIDTH, JudgePhase, JudgeSettings, new_processor
 from nopair.tiny.vae import DecoderPhase, VaePhase, VaeSettings
 from nopair.tiny.words import IMAGE, VIDEO, train_tokenizer
 from nopair.training import checkpoint
@@ -99,7 +100,10 @@ def _build_judge(output: Path, steps: int | None, console: Console) -> None:
 def _continue_judge(output: Path, steps: int | None, start: str, console: Console) -> None:
     settings = CONTINUED if steps is None else replace(CONTINUED, steps=steps)
     judge = LlavaOnevisionJudge.load(resolve(start))
-    phase = JudgePhase(_vae(output), judge.tokenizer, settings, judge.model)
+    tokenizer, width = judge.tokenizer, judge.model.config.text_config.hidden_size
+    if width != WIDTH or not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"{start}: is no tiny judge; --start takes a folder that nopair tiny build judge has written")
+    phase = JudgePhase(_vae(output), tokenizer, settings, judge.model)
     _run((phase,), settings, console, start)
     _save_judge(phase, output, f"`{start}`, trained on by `nopair tiny build judge --start {start}`")
 
