@@ -12,6 +12,7 @@ from typing import Final, final
 import torch
 from diffusers import AutoencoderKL
 from rich.console import Console
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from nopair.backbones.folder import load_model
@@ -100,8 +101,9 @@ def _build_judge(output: Path, steps: int | None, console: Console) -> None:
 def _continue_judge(output: Path, steps: int | None, start: str, console: Console) -> None:
     settings = CONTINUED if steps is None else replace(CONTINUED, steps=steps)
     judge = LlavaOnevisionJudge.load(resolve(start))
-    tokenizer, width = judge.tokenizer, judge.model.config.text_config.hidden_size
-    if width != WIDTH or not isinstance(tokenizer, PreTrainedTokenizerFast):
+    tokenizer, embedding = judge.tokenizer, judge.model.get_input_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    if embedding.embedding_dim != WIDTH or not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{start}: is no tiny judge; --start takes a folder that nopair tiny build judge has written")
     phase = JudgePhase(_vae(output), tokenizer, settings, judge.model)
     _run((phase,), settings, console, start)
