@@ -136,7 +136,7 @@ class VisionLanguageJudge:
     ) -> Float[Tensor, "batch question vocabulary"]:
         """See `nopair.judges.base.VocabularyJudge`."""
         places, logits = self._answered(reference, edited, questions)
-        size = self.model.get_output_embeddings().weight.shape[0] if logits is None else logits.shape[1]
+        size = 0 if logits is None else logits.shape[1]  # nothing is asked, so nothing is looked up
         table = edited.new_zeros(len(questions), max(map(len, questions), default=0), size, dtype=torch.float32)
         return table if logits is None else table.index_put(places, logits.to(table))
 
