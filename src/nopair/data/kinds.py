@@ -6,12 +6,12 @@ is colour or material, and "Zoom in" neither: such kinds have no category; an im
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, get_args
 
-from nopair.data.records import CATEGORIES, Category
+from nopair.data.records import Category
 
-_OURS: Final[Mapping[str, Category]] = {name: name for name in CATEGORIES if name != "nothing"}  # pyright: ignore[reportAssignmentType]
-_COMMON: Final[Mapping[str, Category]] = _OURS | {"color": "colour", "shape": "adjust"}
+_OURS: Final[Mapping[str, Category]] = {name: name for name in get_args(Category) if name != "nothing"}
+_COMMON: Final[Mapping[str, Category]] = {"color": "colour", "shape": "adjust"}
 _PICO: Final[Mapping[str, Category]] = {
     "Add a new object to the scene": "add",
     "Remove an existing object": "remove",
@@ -49,4 +49,4 @@ def _plain(kind: str) -> str:
     return " ".join(re.findall(r"\w+", kind.replace("→", " to ").casefold()))
 
 
-_CATEGORIES: Final = {_plain(kind): category for kind, category in (_COMMON | _PICO).items()}
+_CATEGORIES: Final = {_plain(kind): category for kind, category in {**_OURS, **_COMMON, **_PICO}.items()}
