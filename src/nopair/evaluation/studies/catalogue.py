@@ -43,6 +43,25 @@ DATA: Final = Study(
     ),
 )
 
+SUPERVISION: Final = Study(
+    name="supervision",
+    question="Pairs, rewards, or a judge's gradient?",
+    claim="Paper: NP-Edit after supervised fine-tuning on limited pairs is far ahead of Flow-GRPO after it, with the same "
+    "judge, and needs no pairs.",
+    overrides=(
+        *("sft.batch=8", "sft.optimiser=muon", "sft.lr=1.2e-3", "sft.betas=[0.5, 0.95]", "sft.ema=0.95"),
+        *("sft.lr_warmup_steps=10", "sft.lr_final_fraction=0.05", "sft.pairs=100"),
+        *("grpo.batch=1", "grpo.group=8", "grpo.lr=2e-4", "grpo.ema=0.95", "grpo.lr_warmup_steps=5"),
+    ),
+    variants=(
+        Variant("NP-Edit"),
+        Variant("SFT", ("sft.steps=120", "npedit.steps=0")),
+        Variant("SFT, then NP-Edit", ("sft.steps=60", "npedit.steps=60")),
+        Variant("SFT, then Flow-GRPO", ("sft.steps=60", "grpo.steps=60", "npedit.steps=0")),
+        Variant("SFT, then Flow-GRPO for longer", ("sft.steps=60", "grpo.steps=120", "npedit.steps=0")),
+    ),
+)
+
 WARMUP: Final = Study(
     name="warmup",
     question="How long should the student learn to copy before it learns to edit?",
@@ -89,6 +108,6 @@ MISTAKEN: Final = Study(
 )
 
 STUDIES: Final[Mapping[str, Study]] = {
-    study.name: study for study in (OBJECTIVE, UNROLL, DATA, WARMUP, FAKE_STEPS, PRESERVATION, MISTAKEN)
+    study.name: study for study in (OBJECTIVE, SUPERVISION, UNROLL, DATA, WARMUP, FAKE_STEPS, PRESERVATION, MISTAKEN)
 }
 """By name, in the order in which `all` does them."""

@@ -34,7 +34,6 @@ class Study:
         claim: what the paper says, or that it says nothing.
         variants: the first is what the others are held against.
         overrides: of all variants, before their own.
-        bystander: a judge, not trained on, whose verdict is recorded in place of the training judge's; None for that.
     """
 
     name: str

@@ -121,7 +121,7 @@ def run_job(job: Job, console: Console) -> None:
         "variant": job.variant.name,
         "seed": job.seed,
         "fingerprint": job.fingerprint,
-        "updates": recipe.npedit.steps,
+        "updates": recipe.sft.steps + recipe.grpo.steps + recipe.npedit.steps,
         "failed": None,
         "marks": [],
     }
