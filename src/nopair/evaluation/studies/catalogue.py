@@ -46,8 +46,8 @@ DATA: Final = Study(
 SUPERVISION: Final = Study(
     name="supervision",
     question="Pairs, rewards, or a judge's gradient?",
-    claim="Paper: NP-Edit after supervised fine-tuning on limited pairs is far ahead of Flow-GRPO after it, with the same "
-    "judge, and needs no pairs.",
+    claim="Paper: after supervised fine-tuning on few pairs, NP-Edit is well ahead of Flow-GRPO with the same judge, "
+    "and it needs no pairs.",
     overrides=(
         *("sft.batch=8", "sft.optimiser=muon", "sft.lr=1.2e-3", "sft.betas=[0.5, 0.95]", "sft.ema=0.95"),
         *("sft.lr_warmup_steps=10", "sft.lr_final_fraction=0.05", "sft.pairs=100"),

@@ -54,10 +54,10 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         """What is trained. Raises ConfigError."""
-        overrides = (*self.scale.overrides, *self.study.overrides, *self.variant.overrides)
         threads = "null" if self.threads is None else str(self.threads)
         own = (f"seed={self.seed}", f"data.seed={self.seed}", f"threads={threads}")
-        return load_recipe(RECIPE, [*overrides, *own, path_override("output", self.folder / "training")])
+        place = path_override("output", self.folder / "training")
+        return _cut(load_recipe(RECIPE, [*self.study.overrides, *self.variant.overrides, *own, place]), self.scale)
 
     @property
     def start(self) -> Path | None:
@@ -77,6 +77,18 @@ class Job:
         """Of all that a result depends on, but for the machine."""
         recipe = self.recipe.model_copy(update={"output": "", "threads": None})
         return _digest(f"{dump(recipe)} {self.variant.sampled} {self.scale.per_category} {SCENES}")
+
+
+def _cut(recipe: Recipe, scale: Scale) -> Recipe:
+    """The recipe with no phase longer than the scale allows."""
+    if scale.most_steps is None:
+        return recipe
+    names = ("warmup", "sft", "grpo", "npedit")
+    phases = {name: getattr(recipe, name) for name in names}
+    shorter = {
+        name: phase.model_copy(update={"steps": min(phase.steps, scale.most_steps)}) for name, phase in phases.items()
+    }
+    return recipe.model_copy(update=shorter)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
