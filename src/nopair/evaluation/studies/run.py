@@ -17,7 +17,7 @@ from nopair.errors import OutputError, TrainingError
 from nopair.evaluation.results import verdict_json
 from nopair.evaluation.studies.design import RECIPE, Scale, Study, Variant
 from nopair.evaluation.world import evaluate_editor
-from nopair.settings import dump, path_override
+from nopair.settings import path_override
 from nopair.training import checkpoint
 from nopair.training.loop import run_phases
 from nopair.training.metrics import read
@@ -66,7 +66,7 @@ class Job:
         if not recipe.warmup.steps:
             return None
         alike = {"warmup", "base", "data", "sampling", "seed"}
-        return self.root / "starts" / _digest(recipe.model_dump_json(include=alike))
+        return self.root / "starts" / _digest(_said(recipe, alike))
 
     def done(self) -> bool:
         """Whether there is a result, of this very recipe and these very scenes. Raises OutputError if it is broken."""
@@ -75,8 +75,13 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Of all that a result depends on, but for the machine."""
-        recipe = self.recipe.model_copy(update={"output": "", "threads": None})
-        return _digest(f"{dump(recipe)} {self.variant.sampled} {self.scale.per_category} {SCENES}")
+        own = _said(self.recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"})
+        return _digest(f"{own} {self.variant.sampled} {self.scale.per_category} {SCENES}")
+
+
+def _said(recipe: Recipe, sections: set[str]) -> str:
+    """What a recipe says in these sections. Without defaults, so that a new key does not make old results another's."""
+    return json.dumps(recipe.model_dump(mode="json", include=sections, exclude_defaults=True), sort_keys=True)
 
 
 def _cut(recipe: Recipe, scale: Scale) -> Recipe:
