@@ -24,6 +24,7 @@ from nopair.method import (
     per_sample,
     policy_kl,
     policy_rollout,
+    preservation_loss,
     query_times,
     reference_loss,
     renoise_move,
@@ -75,6 +76,7 @@ FUNCTIONS: dict[str, Callable[[Inputs], Tensor]] = {
         i["x"], field, other, field, i["scale"], (i["t"], i["t"] / 2), i["y"], per_pixel
     ),
     "reference_loss": lambda i: reference_loss(i["x"], i["y"], i["nothing"]),
+    "preservation_loss": lambda i: preservation_loss(i["x"], i["y"]),
     "judge_reward": lambda i: judge_reward(i["answers"], i["wants_yes"], i["asked"]),
     "renoise_move": lambda i: renoise_move(i["x"], i["y"], i["t"], i["t"] / 2)[0],
     "sde_move": lambda i: sde_move(i["x"], i["y"], i["t"], i["t"] / 2, 0.7)[0],

@@ -156,7 +156,7 @@ def test_a_student_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 
 def test_bad_recipes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="lr"):
+    with pytest.raises(ConfigError, match=r"unknown key npedit\.learning_rate"):
         load_recipe("demo", ["npedit.learning_rate=1"])
     with pytest.raises(ModelError, match="nowhere"):
         compose(load_recipe("demo", [f"base.path={tmp_path / 'nowhere'}"]))

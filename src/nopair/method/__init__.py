@@ -25,7 +25,7 @@ from. Everything takes any batch size, and a sample's result does not depend on 
 | 18 surrogate                         | `surrogate_loss`       |              |
 | 19 DMD                               | `dmd_loss`             |              |
 | 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
-| 21 do-nothing                        | `reference_loss`, `does_nothing` | objective.py |
+| 21 do-nothing, preservation          | `reference_loss`, `does_nothing`, `preservation_loss` | objective.py |
 | 22 total                             | `student_losses`       |              |
 | 23 reward (baseline, from here on)   | `judge_reward`         | grpo.py      |
 | 24 re-noising as a policy            | `renoise_move`         |              |
@@ -65,7 +65,14 @@ from nopair.method.matching import (
     score_gap,
     surrogate_loss,
 )
-from nopair.method.objective import StudentLosses, Weights, does_nothing, reference_loss, student_losses
+from nopair.method.objective import (
+    StudentLosses,
+    Weights,
+    does_nothing,
+    preservation_loss,
+    reference_loss,
+    student_losses,
+)
 from nopair.method.rollout import rollout, sampler_levels, training_levels
 from nopair.method.verdict import full_vocabulary_loss, judge_loss, ramp, right_minus_wrong
 
@@ -96,6 +103,7 @@ __all__ = [
     "per_sample",
     "policy_kl",
     "policy_rollout",
+    "preservation_loss",
     "query_times",
     "ramp",
     "reference_loss",
