@@ -318,23 +318,31 @@ def test_compare(run: Run, stub: Any) -> None:
 
 
 def test_judge_audit(run: Run, stub: Any) -> None:
-    class Settings:
-        def __init__(self, *values: int) -> None:
+    class Values:
+        def __init__(self, *values: object) -> None:
             self.values = values
 
         def __eq__(self, other: object) -> bool:
-            return isinstance(other, Settings) and self.values == other.values
+            return type(self) is type(other) and self.values == other.values
 
         __hash__ = None
 
+    class Settings(Values): ...
+
+    class Place(Values): ...
+
     calls = stub("nopair.evaluation.audit.command", "audit")
-    sys.modules["nopair.evaluation.audit.command"].__dict__["Settings"] = Settings
+    sys.modules["nopair.evaluation.audit.command"].__dict__.update(Settings=Settings, Place=Place)
     assert run("judge", "audit", "tiny:judge")[0] == 0
     options = ("--cases", "c", "--base", "b", "--per-category", "2", "--starts", "0", "--steps", "3", "--batch", "4")
-    assert run("judge", "audit", "j", *options, "--seed", "5", "-o", "out", "--json")[0] == 0
+    where = ("--device", "cuda:1", "--dtype", "bfloat16", "--bits", "4")
+    assert run("judge", "audit", "j", *options, *where, "--seed", "5", "-o", "out", "--json")[0] == 0
+    assert run("judge", "audit", "j", "--bits", "3")[0] == run("judge", "audit", "j", "--dtype", "int8")[0] == 2
+    first = Settings(0, 16, 8, 20, 16), Path("runs/audit"), Place("auto", "float32", None)
+    second = Settings(5, 2, 0, 3, 4), Path("out"), Place("cuda:1", "bfloat16", 4)
     assert calls == [
-        (("tiny:judge", None, None, Settings(0, 16, 8, 20, 16), Path("runs/audit")), {"as_json": False}),
-        (("j", Path("c"), "b", Settings(5, 2, 0, 3, 4), Path("out")), {"as_json": True}),
+        (("tiny:judge", None, None, *first), {"as_json": False}),
+        (("j", Path("c"), "b", *second), {"as_json": True}),
     ]
 
 

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -158,6 +158,14 @@ def audit(
     ] = 8,
     steps: Annotated[int, typer.Option(min=0, help="Steps of an ascent; 0 leaves ascents out.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Cases looked at at a time.")] = 16,
+    device: Device = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="Precision of the judge's weights, as a recipe's judge.dtype."),
+    ] = "float32",
+    bits: Annotated[
+        Literal["4", "8"] | None, typer.Option(help="Quantise its language model, as judge.bits; needs a GPU.")
+    ] = None,
     seed: Seed = 0,
     output: Folder = Path("runs/audit"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of tables.")] = False,
@@ -166,10 +174,12 @@ def audit(
 
     A line of cases.jsonl is one edit, with paths relative to FOLDER: `{"reference": "a.png", "edited": "b.png",
     "instruction": "remove the hat", "category": "remove", "subject": "hat", "edit_done": true, "rest_same": false,
-    "target": "c.png"}`, the target, a right result, being optional. DIR/audit.json gets all numbers.
+    "target": "c.png"}`, the target, a right result, being optional. DIR/audit.json gets all numbers,
+    DIR/report.html the same as a page with the surest mistakes.
     """
-    from nopair.evaluation.audit.command import Settings
+    from nopair.evaluation.audit.command import Place, Settings
     from nopair.evaluation.audit.command import audit as run_audit
 
     settings = Settings(seed, per_category, starts, steps, batch)
-    run_audit(judge, cases, base, settings, output, as_json=as_json)
+    place = Place(device, dtype, None if bits is None else 4 if bits == "4" else 8)
+    run_audit(judge, cases, base, settings, output, place, as_json=as_json)

@@ -206,6 +206,15 @@ def cover(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> F
     return _resize(pixels, tall, wide)[:, top : top + height, left : left + width]
 
 
+def shrink(pixels: Float[Tensor, "3 rows columns"], side: int) -> Float[Tensor, "3 height width"]:
+    """A copy whose longer side is at most `side`; an image that is small enough comes through as it is."""
+    scale = side / max(pixels.shape[1:])
+    if scale >= 1:
+        return pixels
+    rows, columns = (max(1, round(length * scale)) for length in pixels.shape[1:])
+    return _resize(pixels, rows, columns)
+
+
 def _resize(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 height width"]:
     if pixels.shape[1:] == (height, width):
         return pixels

@@ -1,5 +1,6 @@
 """Asking: every question with a certain answer is put once in every wording, and each answer lands where it belongs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from nopair.errors import JudgeError
 from nopair.evaluation.audit.answers import Answer, ask
 from nopair.evaluation.audit.cases import LabelledCase
-from nopair.evaluation.audit.summary import asked, asked_by, wordings
+from nopair.evaluation.audit.summary import asked, asked_by, mistakes, wordings
 from nopair.judges.questions import templates_for
 from nopair.judges.scripted import ScriptedJudge
 from nopair.judges.wordings import other_wordings
@@ -56,7 +57,9 @@ def test_answers_do_not_depend_on_the_batch_nor_on_sizes_beside_them() -> None:
             [("hats", True, 4), ("remove", False, 4), ("nothing", True, 8), ("hats", False, 4), ("remove", None, 8)]
         )
     ]
-    alone = [answer for each in cases for answer in ask(JUDGE, [each], 1, CPU)]
+    alone = [replace(answer, case=place) for place, each in enumerate(cases) for answer in ask(JUDGE, [each], 1, CPU)]
+    assert alone[0].question.startswith("Was this instruction carried out: dye it?")
+    assert "{edited}" in alone[0].question
     for batch in (1, 2, 3, 5):
         together = ask(JUDGE, cases, batch, CPU)
         assert [replace(a, log_odds=()) for a in together] == [replace(a, log_odds=()) for a in alone]
@@ -93,9 +96,9 @@ def test_a_judge_that_minds_its_words_is_found_out() -> None:
 
 def test_answers_are_summarised_by_what_they_are_about() -> None:
     answers = [
-        Answer("hats", "right", "edit", True, ("p",), (2.0,)),
-        Answer("hats", "right", "identity", True, ("q",), (-1.0,)),
-        Answer("wigs", "", "edit", False, ("p",), (-1.0,)),
+        Answer("hats", "right", "edit", True, ("p",), (2.0,), 0, "p"),
+        Answer("hats", "right", "identity", True, ("q",), (-1.0,), 0, "q"),
+        Answer("wigs", "", "edit", False, ("p",), (-1.0,), 1, "p"),
     ]
     assert asked(answers).all.measures.accuracy == pytest.approx(2 / 3)
     assert asked(answers).questions["edit"].measures.auc == 1
@@ -116,3 +119,22 @@ class Broken(Pedant):
 def test_answers_that_are_no_numbers_are_an_error() -> None:
     with pytest.raises(JudgeError, match="not numbers"):
         ask(Broken(), [case(0.5, done=True, same=False)], 1, CPU)
+
+
+def test_the_surest_mistakes_of_each_category_are_kept() -> None:
+    def said(category: str, odds: float, case: int, *, right: bool) -> Answer:
+        return Answer(category, "", "edit", right, ("p", "other"), (odds, -odds), case, "p?")
+
+    answers = [
+        said("hats", 1.0, 0, right=False),
+        said("hats", 5.0, 1, right=True),
+        said("hats", -3.0, 2, right=True),
+        said("wigs", 9.0, 3, right=True),
+        said("caps", 0.0, 4, right=True),
+        said("hats", 2.0, 5, right=False),
+    ]
+    found = mistakes(answers, 2)
+    assert [(each.category, each.case) for each in found] == [("hats", 2), ("hats", 5), ("caps", 4)]
+    assert found[0].probability == pytest.approx(1 / (1 + math.exp(3)))
+    assert (found[0].question, found[0].yes_is_right) == ("p?", True)
+    assert mistakes(answers[3:4], 2) == []

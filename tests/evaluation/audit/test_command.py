@@ -11,8 +11,10 @@ import torch
 
 from nopair.data.images import save_image
 from nopair.errors import ConfigError, DataError, OutputError
+from nopair.evaluation.audit import command
 from nopair.evaluation.audit.cases import LabelledCase, shapes_cases
-from nopair.evaluation.audit.command import Settings, audit, examine
+from nopair.evaluation.audit.command import Place, Settings, audit, examine
+from nopair.judges.load import load_judge
 from nopair.judges.scripted import ScriptedJudge
 
 CPU = torch.device("cpu")
@@ -90,7 +92,7 @@ def test_the_tiny_judge_knows_more_than_its_gradient(
     output = tmp_path / "out"
     audit("tiny:judge", folder, "tiny:base", Settings(starts=1, steps=3), output, as_json=False)
     shown, found = capsys.readouterr().out, written(output)
-    for word in ("recolour", "nothing", "AUC", "reliability", "wording", "in latents", "audit.json"):
+    for word in ("recolour", "nothing", "AUC", "reliability", "wording", "in latents", "audit.json", "report.html"):
         assert word in shown
     assert (found["judge"], found["base"], found["source"]) == ("tiny:judge", "tiny:base", str(folder))
     assert (found["cases"], found["seed"], found["per_category"], found["questions"]) == (6, None, None, "v2")
@@ -102,6 +104,31 @@ def test_the_tiny_judge_knows_more_than_its_gradient(
     assert found["ascents"]["space"] == "latents"
     assert found["ascents"]["all"]["count"] == 1
     assert found["ascents"]["all"]["success"] is None
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2 * len(found["mistakes"])
+    assert "in latents" in page
+
+
+def test_the_precision_asked_for_is_the_judges_and_is_told(folder: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def spy(*args: Any) -> Any:
+        seen.append(load_judge(*args))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "load_judge", spy)
+        audit("tiny:judge", folder, None, Settings(starts=0), tmp_path, Place("cpu", "bfloat16"), as_json=True)
+    assert next(seen[0].model.parameters()).dtype == torch.bfloat16
+    found = written(tmp_path)
+    assert (found["device"], found["dtype"], found["bits"]) == ("cpu", "bfloat16", None)
+
+
+def test_bits_without_a_gpu_and_unknown_devices_are_told_before_the_work(folder: Path, tmp_path: Path) -> None:
+    for place, words in ((Place("cpu", bits=4), "leave out --bits"), (Place("tpu"), "choose auto, cpu")):
+        with pytest.raises(ConfigError, match=words):
+            audit("tiny:judge", folder, None, Settings(starts=0), tmp_path / "out", place, as_json=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_undefined_is_null_and_a_dash(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ Refuses to know: how a judge is made. It is asked through `nopair.judges.base.Ju
 | answers.py   | a judge's log-odds for every case, in every wording                               |
 | compass.py   | where the judge's gradient points, and where following it leads                   |
 | summary.py   | the results as one frozen value, which audit.json holds                           |
-| tables.py    | the same for a terminal                                                           |
+| tables.py    | the same as tables, and those for a terminal                                      |
+| report.py    | the same as a page, with charts and the surest mistakes                           |
 | command.py   | `nopair judge audit`                                                              |
 """

@@ -24,6 +24,8 @@ class Answer:
         yes_is_right: the right answer.
         prompts: the wordings it was put in, unfilled, the shipped one first.
         log_odds: of Yes against No, one for each wording.
+        case: place of the case among all, from 0.
+        question: the shipped wording as it was put, `{reference}` and `{edited}` standing for the images.
     """
 
     category: str
@@ -32,6 +34,8 @@ class Answer:
     yes_is_right: bool
     prompts: tuple[str, ...]
     log_odds: tuple[float, ...]
+    case: int
+    question: str
 
 
 def ask(judge: Judge, cases: Sequence[LabelledCase], batch: int, device: torch.device) -> list[Answer]:
@@ -42,7 +46,11 @@ def ask(judge: Judge, cases: Sequence[LabelledCase], batch: int, device: torch.d
     Raises:
         JudgeError: an answer is not a finite number, or the judge cannot be asked.
     """
-    return [answer for chunk in _chunks(cases, batch) for answer in _ask(judge, chunk, device)]
+    first, answers = 0, list[Answer]()
+    for chunk in _chunks(cases, batch):
+        answers += _ask(judge, chunk, first, device)
+        first += len(chunk)
+    return answers
 
 
 def _chunks(cases: Sequence[LabelledCase], batch: int) -> Iterator[list[LabelledCase]]:
@@ -52,7 +60,8 @@ def _chunks(cases: Sequence[LabelledCase], batch: int) -> Iterator[list[Labelled
 
 
 @torch.no_grad()
-def _ask(judge: Judge, cases: Sequence[LabelledCase], device: torch.device) -> list[Answer]:
+def _ask(judge: Judge, cases: Sequence[LabelledCase], first: int, device: torch.device) -> list[Answer]:
+    """Of cases of one size; the first of them has place `first`."""
     asked = [[template for template in templates_for(case.category) if _truth(case, template) is not None]
              for case in cases]  # fmt: skip
     worded = [[(template, *other_wordings(template)) for template in row] for row in asked]
@@ -68,14 +77,15 @@ def _ask(judge: Judge, cases: Sequence[LabelledCase], device: torch.device) -> l
     if not bool(odds.isfinite().all()):
         raise JudgeError("the judge answers with values that are not numbers; load it in another precision")
     answers = []
-    for case, row, values in zip(cases, worded, odds.double().cpu().tolist(), strict=True):
+    for place, (case, row, values) in enumerate(zip(cases, worded, odds.double().cpu().tolist(), strict=True), first):
         left = iter(values)
         for wordings in row:
             truth = _truth(case, wordings[0])
             assert truth is not None
             prompts = tuple(wording.prompt for wording in wordings)
             said = tuple(next(left) for _ in wordings)
-            answers.append(Answer(case.category, case.attempt, wordings[0].kind, truth, prompts, said))
+            put = fill(wordings[0], case.instruction, case.subject).prompt
+            answers.append(Answer(case.category, case.attempt, wordings[0].kind, truth, prompts, said, place, put))
     return answers
 
 

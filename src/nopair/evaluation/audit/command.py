@@ -1,4 +1,4 @@
-"""`nopair judge audit`: opens the parts, measures, prints and writes audit.json."""
+"""`nopair judge audit`: opens the parts, measures, prints and writes audit.json and report.html."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from rich.console import Console
@@ -14,17 +14,33 @@ from rich.console import Console
 from nopair.backbones.base import Backbone
 from nopair.backbones.load import load_backbone
 from nopair.data.files import make_folder, write_atomic
+from nopair.device import choose_device, enough_memory
+from nopair.errors import ConfigError
 from nopair.evaluation.audit.answers import ask
 from nopair.evaluation.audit.cases import FolderCases, LabelledCase, Repaint, shapes_cases
 from nopair.evaluation.audit.compass import PIXELS, bearings, climb, latents_of, starts_of
-from nopair.evaluation.audit.summary import About, Findings, ascents, asked, asked_by, directions, warnings, wordings
-from nopair.evaluation.audit.tables import tables
+from nopair.evaluation.audit.report import render_audit
+from nopair.evaluation.audit.summary import (
+    MISTAKES,
+    About,
+    Findings,
+    ascents,
+    asked,
+    asked_by,
+    directions,
+    mistakes,
+    warnings,
+    wordings,
+)
+from nopair.evaluation.audit.tables import drawn, tables
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
+from nopair.precision import Bits
 from nopair.weights import resolve
 
 FILE: Final = "audit.json"
+REPORT: Final = "report.html"
 SHAPES: Final = "shapes world"
 SHAPES_BASE: Final = "tiny:base"
 """Base whose autoencoder paints the shapes world, unless another one is named."""
@@ -48,32 +64,56 @@ class Settings:
     batch: int = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where models compute (as `choose_device` takes it), and in which precision the judge does.
+
+    With `bits`, its language model is quantised, which needs a GPU. The base keeps float32.
+    """
+
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    bits: Bits | None = None
+
+
+ANYWHERE: Final = Place()
+
+
 def audit(
-    judge: str, folder: Path | None, base: str | None, settings: Settings, output: Path, *, as_json: bool
+    judge: str,
+    folder: Path | None,
+    base: str | None,
+    settings: Settings,
+    output: Path,
+    place: Place = ANYWHERE,
+    *,
+    as_json: bool,
 ) -> None:
-    """Audit the judge called `judge`; print tables, or with `as_json` what audit.json holds; write audit.json.
+    """Audit the judge called `judge`; print tables, or with `as_json` audit.json's text; write that and report.html.
 
     Cases are those of `folder`, or the shapes world's, painted by the autoencoder of `base` (`SHAPES_BASE` by default).
 
     Raises:
         ModelError, JudgeError: a model cannot be used.
+        MissingExtraError: `bits` without bitsandbytes.
+        MemoryShortError: the device is too small.
         DataError, ImageError: a case cannot be used.
-        ConfigError: the base cannot take images of the cases' size.
+        ConfigError: the base cannot take images of the cases' size; there is no such device, or `bits` without a GPU.
         OutputError: `output` cannot be written.
     """
     listed = None if folder is None else FolderCases(folder)
     base = SHAPES_BASE if base is None and listed is None else base
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    asked_one = load_judge(resolve(judge)).to(device)
-    backbone = None if base is None else load_backbone(resolve(base)).to(device)
-    make_folder(output)
-    began = time.monotonic()
-    cases: Sequence[LabelledCase] = (
-        shapes_cases(settings.seed, settings.per_category, None if backbone is None else _repainting(backbone, device))
-        if listed is None
-        else listed
-    )
-    found = examine(asked_one, cases, backbone, settings, device)
+    device = _device(place)
+    with enough_memory("lower --batch, or the judge's precision with --dtype and --bits"):
+        asked_one = load_judge(resolve(judge), getattr(torch, place.dtype), place.bits).to(device)
+        backbone = None if base is None else load_backbone(resolve(base)).to(device)
+        make_folder(output)
+        began = time.monotonic()
+        repaint = None if backbone is None else _repainting(backbone, device)
+        cases: Sequence[LabelledCase] = (
+            shapes_cases(settings.seed, settings.per_category, repaint) if listed is None else listed
+        )
+        found = examine(asked_one, cases, backbone, settings, device)
     about = About(
         judge=judge,
         base=base,
@@ -82,11 +122,15 @@ def audit(
         seed=settings.seed if listed is None else None,
         per_category=settings.per_category if listed is None else None,
         questions=VERSION,
+        device=str(device),
+        dtype=place.dtype,
+        bits=place.bits,
         seconds=time.monotonic() - began,
     )
     written = dataclasses.asdict(about) | dataclasses.asdict(found)
     text = json.dumps(written, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomic(output / FILE, text.encode("utf-8"))
+    write_atomic(output / REPORT, render_audit(about, found, cases).encode("utf-8"))
     if as_json:
         Console().out(text, end="", highlight=False)
     else:
@@ -124,10 +168,20 @@ def examine(
         categories=categories,
         attempts=asked_by(answers, lambda answer: answer.attempt),
         wordings=wordings(answers),
+        mistakes=mistakes(answers, MISTAKES),
         directions=pointing,
         ascents=climbed,
         warnings=warnings(categories, pointing, climbed),
     )
+
+
+def _device(place: Place) -> torch.device:
+    device = choose_device(place.device)
+    if place.bits is not None and device.type != "cuda":
+        raise ConfigError(f"--bits {place.bits} quantises on a CUDA GPU, and the device is {device}; leave out --bits")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what loads quantised weights knows only a current GPU
+    return device
 
 
 def _repainting(backbone: Backbone, device: torch.device) -> Repaint:
@@ -141,7 +195,11 @@ def _repainting(backbone: Backbone, device: torch.device) -> Repaint:
 def _show(about: About, found: Findings, output: Path) -> None:
     console = Console()
     for table in tables(about, found):
-        console.print(table)
+        console.print(drawn(table))
     for warning in found.warnings:
         console.print(f"mind: {warning}", markup=False, highlight=False)
-    console.print(f"{about.seconds:.0f} s; all numbers: {output / FILE}", markup=False, highlight=False)
+    console.print(
+        f"{about.seconds:.0f} s; all numbers: {output / FILE}, as a page: {output / REPORT}",
+        markup=False,
+        highlight=False,
+    )

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from nopair.evaluation.audit.answers import Answer
 from nopair.evaluation.audit.compass import Bearing, Climb, Point
-from nopair.evaluation.audit.measures import Measures, Sensitivity, measure, sensitivity
+from nopair.evaluation.audit.measures import Measures, Sensitivity, measure, probability, sensitivity
 
 ENOUGH_ACCURACY: Final = 0.95
 """Below, a judge teaches errors often enough to be seen; the log tells of editors trained under such."""
@@ -17,6 +17,8 @@ NEARER: Final = 0.9
 """Share of the distance to the right answer that an ascent should leave at most; a perfect one leaves none."""
 FOOLED: Final = 0.2
 """Rise of the judge's approval beyond the oracle's during an ascent that is no accident."""
+MISTAKES: Final = 3
+"""Of each category, the surest ones are kept."""
 
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
@@ -47,6 +49,24 @@ class Wording:
     count: int
     accuracy: float
     said_yes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A wrong answer to a question in its shipped wording.
+
+    Attributes:
+        category, attempt, kind, case, question, yes_is_right: as in `Answer`.
+        probability: of Yes, as the judge saw it.
+    """
+
+    category: str
+    attempt: str
+    kind: str
+    case: int
+    question: str
+    yes_is_right: bool
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +139,8 @@ class About:
         cases: how many.
         seed, per_category: of the shapes world; None for a folder.
         questions: version of the question set.
+        device: where the judge computed.
+        dtype, bits: precision of the judge's weights; bits None if they are not quantised.
         seconds: wall-clock time of asking and ascending.
     """
 
@@ -129,6 +151,9 @@ class About:
     seed: int | None
     per_category: int | None
     questions: str
+    device: str
+    dtype: str
+    bits: int | None
     seconds: float
 
 
@@ -139,6 +164,7 @@ class Findings:
     Attributes:
         overall, categories, attempts: the answers, all and by what they are about.
         wordings: every wording of every question.
+        mistakes: the surest ones of each category, `MISTAKES` at most.
         directions: of the gradient, by space; empty without starts.
         ascents: None without starts or steps.
         warnings: what to mind before training, in words.
@@ -148,6 +174,7 @@ class Findings:
     categories: Mapping[str, Asked]
     attempts: Mapping[str, Asked]
     wordings: Sequence[Wording]
+    mistakes: Sequence[Mistake]
     directions: Mapping[str, Directions]
     ascents: Ascents | None
     warnings: Sequence[str]
@@ -178,6 +205,17 @@ def wordings(answers: Sequence[Answer]) -> list[Wording]:
         Wording(kind, prompt, len(rows), _mean([row[2] == row[3] for row in rows]), _mean([row[2] for row in rows]))
         for (kind, prompt), rows in said.items()
     ]
+
+
+def mistakes(answers: Sequence[Answer], each: int) -> list[Mistake]:
+    """The `each` wrong answers of each category that the judge was surest of, surest first."""
+    wrong = [answer for answer in answers if (answer.log_odds[0] > 0) != answer.yes_is_right]
+    return [
+        Mistake(one.category, one.attempt, one.kind, one.case, one.question, one.yes_is_right,
+                probability(one.log_odds[0]))
+        for rows in grouped(wrong, lambda answer: answer.category).values()
+        for one in sorted(rows, key=lambda answer: -abs(answer.log_odds[0]))[:each]
+    ]  # fmt: skip
 
 
 def directions(found: Sequence[Bearing]) -> Directions:

@@ -1,23 +1,111 @@
-"""An audit as tables for a terminal. What is undefined is shown as "-"."""
+"""An audit as tables: what they say, once, and how a terminal shows it. What is undefined is shown as "-"."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.table import Table
+from rich.table import Table as Drawn
 
 from nopair.evaluation.audit.measures import Bin
 from nopair.evaluation.audit.summary import About, Ascent, Asked, Change, Direction, Findings, Group, Spread, Wording
 
 _MEASURES = ("n", "accuracy", "AUC", "calib. error", "said Yes", "right Yes", "log-odds", "flips", "spread")
 
+Row = tuple[str, ...]
 
-def tables(about: About, found: Findings) -> Iterator[Table]:
-    """One after another, from what is asked first to what is asked last."""
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text, in sections. The first `words` columns hold words, the others numbers."""
+
+    title: str
+    columns: Row
+    sections: tuple[tuple[Row, ...], ...]
+    words: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """All tables of an audit, from what is asked first to what is asked last."""
+
+    answers: tuple[Table, ...]
+    reliability: Table
+    wordings: Table
+    gradient: tuple[Table, ...]
+
+    def __iter__(self) -> Iterator[Table]:
+        yield from (*self.answers, self.reliability, self.wordings, *self.gradient)
+
+
+def tables(about: About, found: Findings) -> Tables:
+    """The findings, rounded."""
     title = f"{about.judge} on {about.cases} cases ({about.source})"
-    yield _answers(title, "category", {**found.categories, "all": found.overall})
+    answers = [_answers(title, "category", {**found.categories, "all": found.overall})]
     if found.attempts:
-        yield _answers("by kind of attempt", "attempt", found.attempts)
-    yield _reliability(found.overall.all.measures.reliability)
-    yield _wordings(found.wordings)
+        answers.append(_answers("by kind of attempt", "attempt", found.attempts))
+    return Tables(
+        answers=tuple(answers),
+        reliability=_reliability(found.overall.all.measures.reliability),
+        wordings=_wordings(found.wordings),
+        gradient=tuple(_gradient(found)),
+    )
+
+
+def drawn(table: Table) -> Drawn:
+    """The table for a terminal."""
+    made = Drawn(title=table.title)
+    for index, column in enumerate(table.columns):
+        made.add_column(column, justify="left" if index < table.words else "right")
+    for section in table.sections:
+        for row in section:
+            made.add_row(*row)
+        made.add_section()
+    return made
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number so many digits behind the point."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _answers(title: str, name: str, rows: Mapping[str, Asked]) -> Table:
+    sections = []
+    for label, asked in rows.items():
+        kinds = dict(asked.questions) if len(asked.questions) == 1 else {**asked.questions, "all": asked.all}
+        sections.append(tuple((label, kind, *_measures(group)) for kind, group in kinds.items()))
+    return Table(title, (name, "question", *_MEASURES), tuple(sections), words=2)
+
+
+def _measures(group: Group) -> Iterator[str]:
+    found, wording = group.measures, group.wording
+    yield str(found.count)
+    for value in (found.accuracy, found.auc, found.calibration_error, found.said_yes, found.right_yes):
+        yield number(value, 3)
+    yield number(found.mean_log_odds, 2)
+    yield number(None if wording is None else wording.flips, 3)
+    yield number(None if wording is None else wording.spread, 2)
+
+
+def _reliability(bins: Sequence[Bin]) -> Table:
+    title = "reliability: of answers with such a probability of Yes, Yes is right in"
+    rows = tuple((span(held), str(held.count), number(held.probability, 3), number(held.share_yes, 3)) for held in bins)
+    return Table(title, ("p(Yes)", "n", "mean p", "Yes is right"), (rows,))
+
+
+def span(held: Bin) -> str:
+    """The name of a bin."""
+    return f"{held.low:.1f} to {held.high:.1f}"
+
+
+def _wordings(wordings: Sequence[Wording]) -> Table:
+    rows = tuple(
+        (wording.prompt, str(wording.count), number(wording.accuracy, 3), number(wording.said_yes, 3))
+        for wording in wordings
+    )
+    title = "wordings (the shipped one of each question first)"
+    return Table(title, ("wording", "n", "accuracy", "said Yes"), (rows,))
+
+
+def _gradient(found: Findings) -> Iterator[Table]:
     for space, where in found.directions.items():
         rows = {**where.categories, "all": where.all}
         yield _directions(
@@ -29,67 +117,18 @@ def tables(about: About, found: Findings) -> Iterator[Table]:
         yield _ascents(title, {**climbed.categories, "all": climbed.all})
 
 
-def _table(title: str, columns: Sequence[str], words: int = 1) -> Table:
-    """The first `words` columns hold text, the others numbers."""
-    drawn = Table(title=title)
-    for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index < words else "right")
-    return drawn
+def _directions(title: str, found: Mapping[str, Direction]) -> Table:
+    rows = []
+    for name, each in found.items():
+        count = max(0 if one is None else one.count for one in (each.edit, each.loss))
+        rows.append((name, str(count), _spread(each.edit), _spread(each.loss)))
+    return Table(title, ("category", "n", "edit question", "whole loss"), (tuple(rows),))
 
 
-def _answers(title: str, name: str, rows: Mapping[str, Asked]) -> Table:
-    drawn = _table(title, (name, "question", *_MEASURES), words=2)
-    for label, asked in rows.items():
-        kinds = dict(asked.questions) if len(asked.questions) == 1 else {**asked.questions, "all": asked.all}
-        for kind, group in kinds.items():
-            drawn.add_row(label, kind, *_measures(group))
-        drawn.add_section()
-    return drawn
-
-
-def _measures(group: Group) -> Iterator[str]:
-    found, wording = group.measures, group.wording
-    yield str(found.count)
-    for value in (found.accuracy, found.auc, found.calibration_error, found.said_yes, found.right_yes):
-        yield _number(value, 3)
-    yield _number(found.mean_log_odds, 2)
-    yield _number(None if wording is None else wording.flips, 3)
-    yield _number(None if wording is None else wording.spread, 2)
-
-
-def _reliability(bins: Sequence[Bin]) -> Table:
-    title = "reliability: of answers with such a probability of Yes, Yes is right in"
-    drawn = _table(title, ("p(Yes)", "n", "mean p", "Yes is right"))
-    for held in bins:
-        drawn.add_row(
-            f"{held.low:.1f} to {held.high:.1f}",
-            str(held.count),
-            _number(held.probability, 3),
-            _number(held.share_yes, 3),
-        )
-    return drawn
-
-
-def _wordings(wordings: Sequence[Wording]) -> Table:
-    drawn = _table("wordings (the shipped one of each question first)", ("wording", "n", "accuracy", "said Yes"))
-    for wording in wordings:
-        drawn.add_row(wording.prompt, str(wording.count), _number(wording.accuracy, 3), _number(wording.said_yes, 3))
-    return drawn
-
-
-def _directions(title: str, rows: Mapping[str, Direction]) -> Table:
-    drawn = _table(title, ("category", "n", "edit question", "whole loss"))
-    for name, found in rows.items():
-        count = max(0 if each is None else each.count for each in (found.edit, found.loss))
-        drawn.add_row(name, str(count), _spread(found.edit), _spread(found.loss))
-    return drawn
-
-
-def _ascents(title: str, rows: Mapping[str, Ascent]) -> Table:
+def _ascents(title: str, found: Mapping[str, Ascent]) -> Table:
     said = ("judge: edit", "oracle: success", "judge: rest", "oracle: preservation")
-    drawn = _table(title, ("category", "n", *said, "rms to target"))
-    for name, climbed in rows.items():
-        drawn.add_row(
+    rows = tuple(
+        (
             name,
             str(climbed.count),
             _change(climbed.judge_edit),
@@ -98,11 +137,9 @@ def _ascents(title: str, rows: Mapping[str, Ascent]) -> Table:
             _change(climbed.preservation),
             _change(climbed.distance, 3),
         )
-    return drawn
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+        for name, climbed in found.items()
+    )
+    return Table(title, ("category", "n", *said, "rms to target"), (rows,))
 
 
 def _spread(value: Spread | None) -> str:

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
-
 from nopair.data.files import make_folder, write_atomic
-from nopair.data.images import load_image, save_image
+from nopair.data.images import load_image, save_image, shrink
 from nopair.errors import ImageError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.page import document
@@ -105,18 +101,10 @@ def _copy(folder: Path, image: Path) -> str | None:
     name = f"images/{digest}.jpg"
     if not (folder / name).is_file():
         try:
-            save_image(_small(load_image(image)), folder / name)
+            save_image(shrink(load_image(image), SIDE), folder / name)
         except ImageError:
             return None
     return name
-
-
-def _small(pixels: Float[Tensor, "3 rows columns"]) -> Float[Tensor, "3 height width"]:
-    scale = SIDE / max(pixels.shape[1:])
-    if scale >= 1:
-        return pixels
-    size = tuple(max(1, round(side * scale)) for side in pixels.shape[1:])
-    return F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
 def _text(words: str) -> str:
