@@ -323,7 +323,7 @@ def test_judge_audit(run: Run, stub: Any) -> None:
             self.values = values
 
         def __eq__(self, other: object) -> bool:
-            return type(self) is type(other) and self.values == other.values
+            return isinstance(other, Values) and type(self) is type(other) and self.values == other.values
 
         __hash__ = None
 

@@ -1,5 +1,6 @@
-"""A base's adapter around models on the meta device: its real code, and none of its weights."""
+"""A base's adapter around models of its architecture: its real code, and none of its weights."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nopair.backbones.folder import NEVER_QUANTISED
 from nopair.backbones.load import FAMILIES
 from nopair.errors import ModelError
 from nopair.planning.architecture import Architecture
-from nopair.planning.packed import pack
+from nopair.planning.packed import Quantise, pack
 from nopair.planning.shapes import META
 from nopair.planning.words import word_tokenizer
 from nopair.precision import Bits
@@ -31,15 +32,26 @@ def shape_backbone(base: Architecture, dtype: torch.dtype, bits: Bits | None = N
     Raises:
         ModelError: a config is missing or unreadable, or does not fit its model, or the family is unknown.
     """
+    return random_backbone(base, dtype, bits, META, partial(pack, double=True))
+
+
+def random_backbone(
+    base: Architecture, dtype: torch.dtype, bits: Bits | None, device: torch.device, quantise: Quantise
+) -> StoredBackbone:
+    """The same on any device, with weights as the libraries draw them; with `bits`, quantised by `quantise`.
+
+    Raises:
+        ModelError: as `shape_backbone`.
+    """
     family = base.config("model_index.json").get("_class_name")
     try:
-        with META:
+        with device:
             backbone = _made(family, base, dtype)
     except (TypeError, ValueError, KeyError) as error:
         raise ModelError(f"{base.name}: a config does not fit its model ({_line(error)}); copy it again") from None
     if bits is not None:
         for module in (backbone.transformer, *text_encoders(backbone)):
-            pack(module, bits, lambda name: not any(part in NEVER_QUANTISED for part in name.split(".")), double=True)
+            quantise(module, bits, lambda name: not any(part in NEVER_QUANTISED for part in name.split(".")))
     return backbone
 
 

@@ -1,7 +1,8 @@
-"""A judge's adapter around a model on the meta device: its real code, and none of its weights."""
+"""A judge's adapter around a model of its architecture: its real code, and none of its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -17,7 +18,7 @@ from nopair.judges.smolvlm import SmolVLM
 from nopair.judges.vision_language import Family, VisionLanguageJudge
 from nopair.planning.architecture import Architecture
 from nopair.planning.bases import own_tokenizer
-from nopair.planning.packed import pack
+from nopair.planning.packed import Quantise, pack
 from nopair.planning.shapes import META
 from nopair.planning.words import IMAGE, word_tokenizer
 
@@ -77,13 +78,24 @@ def shape_judge(judge: Architecture, config: JudgeConfig) -> VisionLanguageJudge
     Raises:
         ModelError: a config is missing or unreadable, or does not fit its model, or the family is unknown.
     """
+    return random_judge(judge, config, META, partial(pack, double=False))
+
+
+def random_judge(
+    judge: Architecture, config: JudgeConfig, device: torch.device, quantise: Quantise
+) -> VisionLanguageJudge:
+    """The same on any device, with weights as the library draws them; where `config` has bits, quantised by `quantise`.
+
+    Raises:
+        ModelError: as `shape_judge`.
+    """
     settings = judge.config("config.json")
     kind = _KINDS.get(str(settings.get("model_type")))
     if kind is None:
         found = settings.get("model_type")
         raise ModelError(f"{judge.name}: is of the family {found!r}; nopair knows {', '.join(sorted(_KINDS))}")
     try:
-        with META:
+        with device:
             model = kind.model(kind.model.config_class.from_dict(settings)).to(getattr(torch, config.dtype))
         processor = kind.processor.from_dict(judge.config("preprocessor_config.json"))
     except (TypeError, ValueError, KeyError) as error:
@@ -92,7 +104,7 @@ def shape_judge(judge: Architecture, config: JudgeConfig) -> VisionLanguageJudge
     model.requires_grad_(False).eval()
     bits = config.bits
     if bits is not None:
-        pack(model, bits, lambda name: name != "lm_head" and not name.startswith(kind.plain), double=False)
+        quantise(model, bits, lambda name: name != "lm_head" and not name.startswith(kind.plain))
     made = _with_tokenizer(judge, kind.family(model, processor))
     if config.checkpointing:
         made.checkpoint()

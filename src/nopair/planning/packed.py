@@ -72,6 +72,10 @@ class PackedLinear(nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
+Quantise = Callable[[nn.Module, Bits, Callable[[str], bool]], None]
+"""Makes the layers of a module quantised, in place, whose full names the function says yes to."""
+
+
 def pack(module: nn.Module, bits: Bits, is_packed: Callable[[str], bool], *, double: bool) -> None:
     """Replace in place the linear layers of `module` whose full names `is_packed` says are quantised.
 

@@ -1,0 +1,53 @@
+"""The benchmark for GPUs, tried where there is none: the same code on the tiny models."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nopair.errors import MemoryShortError
+from nopair.planning.plan import GIB, Plan, StagePlan
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("gpu")
+
+
+def test_a_step_with_adapters_and_everything_recomputed(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    adapters = ["base.roles=lora", "base.lora={rank: 2, alpha: 2, targets: [to_q]}", "data.cache=cache"]
+    switches = ["base.dtype=bfloat16", "base.checkpointing=true", "judge.checkpointing=true", "npedit.batch=1"]
+    gpu.main(["--device", "cpu", "--size", "tiny", "--steps", "1", "--card", "h100", *adapters, *switches])
+    printed = capsys.readouterr().out
+    said = {
+        part: (float(share), float(seconds))
+        for part, share, seconds in re.findall(r"^  ([a-z, ]+?) +([\d.]+)%  ([\d.]+) s$", printed, re.MULTILINE)
+    }
+    for part in ("student", "fake score", "judge", "decoder"):
+        assert said[part][1] > 0
+        assert said[f"{part}, backward"][1] > 0
+    assert said["teacher"][1] > 0
+    assert "teacher, backward" not in said, "no gradient goes through the teacher"
+    assert sum(share for share, _ in said.values()) == pytest.approx(100, abs=1)
+    counts = [float(count) for count in re.findall(r"([\d.e-]+) TFLOP a step", printed)]
+    assert 0 < counts[0] < counts[1], "what is recomputed is no use"
+    assert "% of 989" in printed
+    assert "mind:" not in printed
+
+
+def test_a_gpu_that_is_too_small_and_none_are_told_in_one_line(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    planned = Plan("big", 1, {}, {}, (StagePlan("npedit student step", {"weights": 10 * GIB}, {}),), ())
+    gpu.require_room(planned, 10 * GIB, "a card")
+    with pytest.raises(MemoryShortError, match=r"^big is planned at 10.0 GiB, a card has 8.0; choose .*--recipe$"):
+        gpu.require_room(planned, 8 * GIB, "a card")
+    with pytest.raises(SystemExit, match="^error: device cuda:99: there is no GPU 99"):
+        gpu.main(["--device", "cuda:99"])
+
+
+def test_cards_are_known_by_their_names(gpu: Any) -> None:
+    assert gpu.card_of("NVIDIA H100 80GB HBM3") == gpu.CARDS["h100"]
+    assert gpu.card_of("NVIDIA GeForce RTX 4090") == gpu.CARDS["rtx4090"]
+    assert gpu.card_of("a CPU") is None
