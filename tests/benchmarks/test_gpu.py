@@ -43,7 +43,7 @@ def test_a_gpu_that_is_too_small_and_none_are_told_in_one_line(gpu: Any, capsys:
     gpu.require_room(planned, 10 * GIB, "a card")
     with pytest.raises(MemoryShortError, match=r"^big is planned at 10.0 GiB, a card has 8.0; choose .*--recipe$"):
         gpu.require_room(planned, 8 * GIB, "a card")
-    with pytest.raises(SystemExit, match="^error: device cuda:99: there is no GPU 99"):
+    with pytest.raises(SystemExit, match=r"^error: device cuda:99: there is no GPU 99"):
         gpu.main(["--device", "cuda:99"])
 
 
