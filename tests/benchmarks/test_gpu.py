@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from nopair.config import load_recipe
 from nopair.errors import MemoryShortError
 from nopair.planning.plan import GIB, Plan, StagePlan
 
@@ -20,7 +22,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_step_with_adapters_and_everything_recomputed(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     adapters = ["base.roles=lora", "base.lora={rank: 2, alpha: 2, targets: [to_q]}", "data.cache=cache"]
     switches = ["base.dtype=bfloat16", "base.checkpointing=true", "judge.checkpointing=true", "npedit.batch=1"]
-    gpu.main(["--device", "cpu", "--size", "tiny", "--steps", "1", "--card", "h100", *adapters, *switches])
+    name, overrides = gpu.SIZES["tiny"]
+    recipe = load_recipe(name, [*overrides, *adapters, *switches])
+    planned = Plan(name, 1, {}, {}, (StagePlan("npedit student step", {"weights": GIB}, {"student": 4 * 10**12}),), ())
+    gpu.show(recipe, planned, 10**12, gpu.measure(recipe, torch.device("cpu"), 1), "a CPU", gpu.CARDS["h100"])
     printed = capsys.readouterr().out
     said = {
         part: (float(share), float(seconds))
@@ -32,9 +37,9 @@ def test_a_step_with_adapters_and_everything_recomputed(gpu: Any, capsys: pytest
     assert said["teacher"][1] > 0
     assert "teacher, backward" not in said, "no gradient goes through the teacher"
     assert sum(share for share, _ in said.values()) == pytest.approx(100, abs=1)
-    counts = [float(count) for count in re.findall(r"([\d.e-]+) TFLOP a step", printed)]
-    assert 0 < counts[0] < counts[1], "what is recomputed is no use"
-    assert "% of 989" in printed
+    assert "planned 1.00 GiB" in printed
+    counts = re.findall(r"([\d.]+) TFLOP a step, .* of 989$", printed, re.MULTILINE)
+    assert counts == ["1", "4"]
     assert "mind:" not in printed
 
 
