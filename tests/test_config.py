@@ -147,6 +147,7 @@ npedit:
   questions:
   - edit
   - identity
+  inverted: []
   unroll: two-step
   guidance:
     default: 3.0

@@ -19,7 +19,7 @@ TIERS = {"24gb": (24.0, 1), "48gb": (48.0, 1), "80gb": (80.0, 1), "8x80gb": (80.
 """GiB of a card and how many of them."""
 SHORTER = ("warmup.steps=0", "logging.samples_every=0")
 """Stages that take less than training's own; `benchmarks/recipes.py` plans them too."""
-NAMES = [name for name in recipe_names() if name not in ("demo", "tiny", "tiny-freeform")]
+NAMES = [name for name in recipe_names() if name not in ("demo", "study", "tiny", "tiny-freeform")]
 
 
 def parts(name: str) -> tuple[str, str]:

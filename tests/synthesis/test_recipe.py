@@ -13,6 +13,7 @@ from nopair.synthesis.wording import prompt_text
 
 SHIPPED = {
     "caption-1": "e6ce107539b343dc",
+    "fill-1": "fa0277be0bf42b99",
     "free-form-1": "efc12607b6f92a8f",
     "propose-1": "9f54af66623cdfe7",
     "verify-applicable-1": "b53032cdab93c561",

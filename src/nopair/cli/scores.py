@@ -125,8 +125,7 @@ def study(
     if name is None:
         list_studies()
         return
-    command = shlex.join(["nopair", *sys.argv[1:]])
-    run_study(Request(name, seeds, quick, workers, output, device, command))
+    run_study(Request(name, seeds, quick, workers, output, device))
 
 
 @app.command()

@@ -125,7 +125,7 @@ def test_a_run_that_cannot_be_done_stops_the_study_and_names_its_log(tmp_path: P
 
 def test_an_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="objective"):
-        command.study(command.Request("objectives", None, True, 1, tmp_path, "cpu", "nopair study"))
+        command.study(command.Request("objectives", None, True, 1, tmp_path, "cpu"))
 
 
 @settings(max_examples=25)

@@ -31,7 +31,6 @@ class Request:
     workers: int
     root: Path
     device: str
-    command: str
 
 
 def list_studies() -> None:
@@ -64,13 +63,19 @@ def _study(one: Study, request: Request) -> None:
     console = Console()
     console.print(f"[bold]{one.name}[/bold]: {one.question}")
     run_all(jobs, request.workers, console)
-    found = sum_up(one, jobs, request.command)
+    found = sum_up(one, jobs, _command(one, request))
     folder = root / one.name
     write_atomic(folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
     write_atomic(folder / "results.md", (markdown(found) + "\n").encode())
     write_atomic(folder / "report.html", render_study(found).encode())
     console.print(_table(found))
     console.print(f"report: {folder / 'report.html'}")
+
+
+def _command(one: Study, request: Request) -> str:
+    """What makes these results again, anywhere."""
+    seeds = "" if request.seeds is None else f" --seeds {request.seeds}"
+    return f"nopair study {one.name}{' --quick' if request.quick else ''}{seeds}"
 
 
 def _table(found: dict[str, Any]) -> Table:
