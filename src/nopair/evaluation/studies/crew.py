@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Final
 
@@ -38,7 +38,7 @@ def run_all(jobs: Sequence[Job], workers: int, console: Console) -> None:
     _run(left, _train, workers, console)
 
 
-def _run(jobs: Sequence[Job], target: object, workers: int, console: Console) -> None:
+def _run(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, console: Console) -> None:
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
     waiting, running, finished, began = list(jobs), dict[BaseProcess, Job](), 0, time.monotonic()
     broken: Job | None = None
@@ -46,7 +46,7 @@ def _run(jobs: Sequence[Job], target: object, workers: int, console: Console) ->
         while (waiting and stop.signal is None and broken is None) or running:
             while waiting and len(running) < workers and stop.signal is None and broken is None:
                 job = waiting.pop(0)
-                process = context.Process(target=target, args=(job,))  # pyright: ignore[reportArgumentType]
+                process = context.Process(target=target, args=(job,))
                 process.start()
                 running[process] = job
             time.sleep(POLL)
@@ -80,13 +80,13 @@ def _train(job: Job) -> None:
     _alone(job, run_job)
 
 
-def _alone(job: Job, work: object) -> None:
+def _alone(job: Job, work: Callable[[Job, Console], None]) -> None:
     """In a process of its own: errors go to the log, and the exit code tells that there was one."""
     make_folder(job.folder)
     with (job.folder / LOG).open("a", encoding="utf-8") as log:
         sys.stderr = log
         try:
-            work(job, Console(file=log, width=200))  # pyright: ignore[reportCallIssue]
+            work(job, Console(file=log, width=200))
         except Interrupted as stopped:
             os._exit(stopped.exit_code)
         except NopairError as error:

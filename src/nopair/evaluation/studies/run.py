@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from rich.console import Console
 
 from nopair.config import Recipe, load_recipe
 from nopair.data.files import make_folder, write_atomic
+from nopair.editor import Editor
 from nopair.errors import OutputError, TrainingError
 from nopair.evaluation.results import verdict_json
 from nopair.evaluation.studies.design import RECIPE, Scale, Study, Variant
 from nopair.evaluation.world import evaluate_editor
+from nopair.judges.base import Judge
 from nopair.settings import path_override
 from nopair.training import checkpoint
 from nopair.training.loop import run_phases
@@ -162,13 +163,12 @@ def _started(job: Job) -> Recipe:
     return recipe.model_copy(update={"base": base, "warmup": recipe.warmup.model_copy(update={"steps": 0})})
 
 
-def _marks(job: Job, editor: Any, judge: Any) -> list[dict[str, Any]]:
+def _marks(job: Job, editor: Editor, judge: Judge) -> list[dict[str, Any]]:
     """Scores at every number of sampling steps that is asked for."""
     edits = held_out_cases(SCENES, job.scale.per_category)
     marks = []
     for steps in job.variant.sampled or (editor.settings.steps,):
-        with torch.no_grad():
-            found = evaluate_editor(editor.with_steps(steps), judge, edits, job.seed)
+        found = evaluate_editor(editor.with_steps(steps), judge, edits, job.seed)
         marks.append({"steps": steps, **verdict_json(found.verdict)})
     return marks
 
