@@ -97,7 +97,6 @@ def test_training_that_breaks_down_is_a_result(tmp_path: Path, monkeypatch: pyte
     job = make_job(tmp_path)
 
     def break_down(*args: Any, **others: Any) -> None:
-        (job.folder / "training" / "checkpoints").mkdir(parents=True)
         raise TrainingError("loss is nan")
 
     monkeypatch.setattr(run, "warm_up", lambda job, console: None)

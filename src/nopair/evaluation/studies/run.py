@@ -151,7 +151,8 @@ def run_job(job: Job, console: Console) -> None:
         result["seconds"] = read(place / "metrics.jsonl")[-1].seconds
         result["marks"] = _marks(job, training.editor(), training.judge)
     write_atomic(job.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
-    shutil.rmtree(place / "checkpoints")
+    if (place / "checkpoints").exists():  # training may break down before the first
+        shutil.rmtree(place / "checkpoints")
 
 
 def _started(job: Job) -> Recipe:
