@@ -21,6 +21,7 @@ from nopair.planning.shapes import META, ShapesOnly
 
 CONFIGURATION = [
     "base.roles=full",
+    "base.dtype=float32",
     "base.bits=null",
     "base.lora={}",
     "base.checkpointing=false",

@@ -139,6 +139,7 @@ npedit:
   lr_final_fraction: 1.0
   fake_lr: 0.0001
   fake_steps: 3
+  fake_samples: reused
   judge_weight: 0.05
   dmd_weight: 1.0
   reference_weight: 0.0

@@ -134,6 +134,10 @@ class EditPhaseConfig(PhaseConfig):
 
     fake_lr: Positive = Field(description="highest step size of the fake score")
     fake_steps: Count = Field(default=3, description="fake-score steps per student step")
+    fake_samples: Literal["reused", "fresh"] = Field(
+        default="reused",
+        description="what the fake score learns from: the student step's samples, or new ones at each of its own steps",
+    )
     judge_weight: NotNegative = Field(default=0.05, description="weight of the judge's loss")
     dmd_weight: NotNegative = Field(default=1.0, description="weight of distribution matching")
     reference_weight: NotNegative = Field(

@@ -3,6 +3,7 @@ same run."""
 
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from nopair.training.loop import run_phases
 from nopair.training.parts import Draws, Parts
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
-from nopair.types import Text
+from nopair.types import EditBatch, Text
 from nopair.world.records import WorldSource
 
 QUICK = [
@@ -118,9 +119,11 @@ def test_adamw8bit_is_given_what_adamw_is() -> None:
     assert all(torch.equal(value, found["adamw8bit"][name]) for name, value in found["adamw"].items())
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize(("optimiser", "fake_samples"), [("adamw", "reused"), ("muon", "reused"), ("adamw", "fresh")])
 @pytest.mark.parametrize("stop", ["warmup", "npedit"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: str, optimiser: str) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, stop: str, optimiser: str, fake_samples: str
+) -> None:
     def phases(recipe: Recipe) -> tuple[Parts, tuple[WarmupPhase, EditPhase]]:
         parts = make_parts(recipe)
         return parts, (WarmupPhase(parts), EditPhase(parts))
@@ -130,6 +133,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: str, op
         "checkpoint.every=2",
         f"warmup.optimiser={optimiser}",
         f"npedit.optimiser={optimiser}",
+        f"npedit.fake_samples={fake_samples}",
         "npedit.betas=[0.9,0.95]",
     )
     _parts, whole = phases(recipe)
@@ -195,6 +199,34 @@ def test_a_sample_is_made_in_as_many_calls_as_the_recipe_says(
     assert seen[0] == [1.0] * 4
     if unroll == "full":
         assert [row[0] for row in seen] == pytest.approx(parts.levels.tolist())
+
+
+@pytest.mark.parametrize(("fake_samples", "records"), [("reused", [2]), ("fresh", [2, 26, 27, 28])])
+def test_the_fake_score_learns_from_the_steps_samples_or_from_new_ones_each_time(
+    monkeypatch: pytest.MonkeyPatch, fake_samples: str, records: list[int]
+) -> None:
+    """Of 20 steps of four samples, the step 2; three fake-score steps."""
+    setting = (f"npedit.fake_samples={fake_samples}", "npedit.steps=20", "npedit.fake_steps=3")
+    parts = make_parts(make_recipe(*setting))
+    asked: list[int] = []
+    made: list[bool] = []
+    batch, velocity = WorldSource.batch, ToyBackbone.velocity
+
+    def noted(self: WorldSource, indices: Sequence[int]) -> EditBatch:
+        assert list(indices) == [*range(indices[0], indices[0] + 4)]
+        asked.append(indices[0] // 4)
+        return batch(self, indices)
+
+    def counted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
+        if reference is not None:
+            made.append(torch.is_grad_enabled())
+        return velocity(self, noisy, t, text, reference)
+
+    monkeypatch.setattr(WorldSource, "batch", noted)
+    monkeypatch.setattr(ToyBackbone, "velocity", counted)
+    EditPhase(parts).step(2)
+    assert asked == records
+    assert made == [True, True] + [False, False] * (len(records) - 1)
 
 
 def test_without_identity_questions_only_the_edit_is_asked_for() -> None:

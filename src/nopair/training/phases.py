@@ -1,6 +1,6 @@
 """The two phases of NP-Edit: warm-up (copy the reference) and training without pairs (judge and teacher)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -19,9 +19,9 @@ from nopair.method.objective import (
     reference_loss,
     student_losses,
 )
-from nopair.method.rollout import rollout, sampler_levels, training_levels
 from nopair.method.verdict import ramp
 from nopair.training.asking import ASKINGS, count_right, questions_about, shares_right
+from nopair.training.generated import FAKE_SAMPLES, UNROLLS, Made, generate
 from nopair.training.optim import Ema, accumulate
 from nopair.training.parts import Draws, Parts, Piece, Trained, assign
 from nopair.training.phase import State
@@ -102,6 +102,7 @@ class EditPhase:
         )
         self._ask = ASKINGS[config.judge_loss](parts.judge)
         self._unroll = UNROLLS[config.unroll]
+        self._shown = FAKE_SAMPLES[config.fake_samples](parts, self.name, config)
         self.steps = config.steps
         self.begin()
 
@@ -112,35 +113,31 @@ class EditPhase:
         self._ema = Ema(self._student.parameters, config.ema)
 
     def step(self, index: int) -> dict[str, float]:
-        """One student step, then `fake_steps` fake-score steps on the samples the student has just made.
-
-        Fresh samples for every fake-score step would cost a rollout each and show the fake score the same student.
-        """
+        """One student step, then `fake_steps` fake-score steps on the student's samples."""
         config, ranks = self._config, self._parts.ranks
         shares = ranks.pieces(index, config.batch, config.accumulate)
         pieces = [Piece.of(self._parts, self.name, indices) for indices in shares]
-        made: list[tuple[Piece, Float[Tensor, "b c h w"]]] = []
+        made: list[Made] = []
         sums: dict[str, float] = {}
         for piece in pieces:
             x0, losses, verdict = self._student_losses(piece, index)
             self._parts.roles.backward(losses.total / len(pieces), "student")
-            made.append((piece, x0.detach()))
+            made.append(Made(piece, x0.detach()))
             means = {name: value / (len(pieces) * ranks.world) for name, value in losses.metrics().items()}
             for name, value in (means | verdict).items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = shares_right(ranks.sum(sums))
         metrics |= self._student.step(metrics["total"], index)
         self._ema.update()
-        for _ in range(config.fake_steps):
-            metrics["fake"] = self._fake_step(made, index)
+        for turn in range(config.fake_steps):
+            metrics["fake"] = self._fake_step(made, index, turn)
         return metrics
 
     def _student_losses(
         self, piece: Piece, index: int
     ) -> tuple[Float[Tensor, "b c h w"], StudentLosses, dict[str, float]]:
         config, roles, batch = self._config, self._parts.roles, piece.batch
-        noises, chosen = self._unroll(piece.draws, self._parts.levels)
-        x0 = rollout(lambda x, t: roles.student.velocity(x, t, piece.instruction, piece.reference), noises, chosen)
+        x0 = generate(self._parts, piece, self._unroll)
         t, noise = self._query(piece), piece.draws.noise()
         scale = torch.tensor([config.guidance.get(name, config.guidance["default"]) for name in batch.categories])
         negative = roles.teacher.encode_text(self._negatives(batch))
@@ -180,17 +177,17 @@ class EditPhase:
             verdict |= count_right("bystander", odds, questions)
         return answered.loss, verdict
 
-    def _fake_step(self, made: Sequence[tuple[Piece, Float[Tensor, "b c h w"]]], index: int) -> float:
+    def _fake_step(self, made: Sequence[Made], index: int, turn: int) -> float:
         roles = self._parts.roles
         roles.activate("fake")
         losses = (
             denoising_loss(
-                x0,
-                lambda x, t, piece=piece: roles.fake.velocity(x, t, piece.caption),
-                self._query(piece),
-                piece.draws.noise(),
+                shown.x0,
+                lambda x, t, piece=shown.piece: roles.fake.velocity(x, t, piece.caption),
+                self._query(shown.piece),
+                shown.piece.draws.noise(),
             ).mean()
-            for piece, x0 in made
+            for shown in self._shown(made, index, turn)
         )
         loss = self._parts.ranks.mean(accumulate(losses, len(made)))
         self._fake.step(loss, index)
@@ -215,32 +212,3 @@ class EditPhase:
     def weights(self) -> dict[str, Tensor]:
         """The averaged student: what is shipped."""
         return self._ema.weights()
-
-
-Unrolled = tuple[Float[Tensor, "call b c h w"], Float[Tensor, "call b"]]
-"""Noises and levels of a rollout."""
-
-
-def _one_step(draws: Draws, schedule: Float[Tensor, " step"]) -> Unrolled:
-    """From pure noise in one call, the ablation."""
-    noises = torch.stack([draws.noise()])
-    return noises, sampler_levels(schedule[:1].to(noises.device), noises.shape[1])
-
-
-def _two_steps(draws: Draws, schedule: Float[Tensor, " step"]) -> Unrolled:
-    """The paper's (Eq. 8)."""
-    noises = torch.stack([draws.noise(), draws.noise()])
-    return noises, training_levels(schedule.to(noises.device), draws.integers(len(schedule)) + 1)
-
-
-def _all_steps(draws: Draws, schedule: Float[Tensor, " step"]) -> Unrolled:
-    """As the sampler does it, the other ablation."""
-    noises = torch.stack([draws.noise() for _ in schedule])
-    return noises, sampler_levels(schedule.to(noises.device), noises.shape[1])
-
-
-UNROLLS: dict[str, Callable[[Draws, Float[Tensor, " step"]], Unrolled]] = {
-    "one-step": _one_step,
-    "two-step": _two_steps,
-    "full": _all_steps,
-}

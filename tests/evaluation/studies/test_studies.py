@@ -27,9 +27,9 @@ def make_job(root: Path, variant: Variant = STUDY.variants[1], seed: int = 0) ->
     return Job(STUDY, variant, seed, SCALE, root, threads=1)
 
 
-def put(job: Job, marks: list[dict[str, Any]], failed: str | None = None) -> None:
+def put(job: Job, marks: list[dict[str, Any]], failed: str | None = None, fingerprint: str = "") -> None:
     job.folder.mkdir(parents=True)
-    text = {"variant": job.variant.name, "seed": job.seed, "fingerprint": "", "updates": 1}
+    text = {"variant": job.variant.name, "seed": job.seed, "fingerprint": fingerprint, "updates": 1}
     result = {**text, "failed": failed, "marks": marks, "seconds": 10.0 + job.seed}
     (job.folder / "result.json").write_text(json.dumps(result))
 
@@ -91,6 +91,20 @@ def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(
     run_job(job, console)
     more = dataclasses.replace(job, scale=dataclasses.replace(SCALE, per_category=2))
     assert not more.done(), "other scenes are another result"
+
+
+def test_a_run_that_another_study_has_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of a phase that has no steps make no other run of it; another seed does."""
+    other = dataclasses.replace(STUDY, name="other", overrides=(*SHORT, "sft.pairs=7"))
+    first, twin = make_job(tmp_path), Job(other, Variant("renamed", (), (1, 2)), 0, SCALE, tmp_path, threads=1)
+    put(first, [marks(0.5)], fingerprint=first.fingerprint)
+    monkeypatch.setattr(run, "compose", pytest.fail)
+    run_job(twin, Console(quiet=True))
+    assert read_result(twin.folder) == read_result(first.folder) | {"variant": "renamed"}
+    assert twin.done()
+    monkeypatch.undo()
+    assert run._twin(dataclasses.replace(twin, seed=1)) is None
+    assert run._twin(dataclasses.replace(twin, variant=Variant("longer", ("sft.steps=1",), (1, 2)))) is None
 
 
 def test_training_that_breaks_down_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,12 +76,13 @@ WARMUP: Final = Study(
 
 FAKE_STEPS: Final = Study(
     name="fake-steps",
-    question="How many steps should the fake score take for each of the student's?",
-    claim="Paper: several (N_aux); DMD2 takes 5.",
+    question="How many steps should the fake score take for each of the student's, and on which samples?",
+    claim="Paper: several (N_aux), each on fresh samples; DMD2 takes 5.",
     variants=(
         Variant("2"),
         Variant("1", ("npedit.fake_steps=1",)),
         Variant("5", ("npedit.fake_steps=5",)),
+        Variant("2, on fresh samples", ("npedit.fake_samples=fresh",)),
     ),
 )
 

@@ -26,6 +26,7 @@ from nopair.training.run import compose
 from nopair.world.cases import held_out_cases
 
 RESULT: Final = "result.json"
+PHASES: Final = ("warmup", "sft", "grpo", "npedit")
 SCENES: Final = 0
 """Seed of the held-out edits: all runs of all studies are scored on the same ones."""
 
@@ -75,8 +76,10 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that a result depends on, but for the machine."""
-        own = _said(self.recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"})
+        """Of all that a result depends on, but for the machine. What a phase without steps says is no part of it."""
+        recipe = self.recipe
+        idle = {name for name in PHASES if not getattr(recipe, name).steps}
+        own = _said(recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"} - idle)
         return _digest(f"{own} {self.variant.sampled} {self.scale.per_category} {SCENES}")
 
 
@@ -89,8 +92,7 @@ def _cut(recipe: Recipe, scale: Scale) -> Recipe:
     """The recipe with no phase longer than the scale allows."""
     if scale.most_steps is None:
         return recipe
-    names = ("warmup", "sft", "grpo", "npedit")
-    phases = {name: getattr(recipe, name) for name in names}
+    phases = {name: getattr(recipe, name) for name in PHASES}
     shorter = {
         name: phase.model_copy(update={"steps": min(phase.steps, scale.most_steps)}) for name, phase in phases.items()
     }
@@ -123,7 +125,7 @@ def warm_up(job: Job, console: Console) -> None:
 def run_job(job: Job, console: Console) -> None:
     """Train, score, and write `result.json`; goes on where it was stopped.
 
-    An editor whose training fails is a result, too, and says so.
+    An editor whose training fails is a result, too, and says so. A run that another study has done is not done again.
 
     Raises:
         NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
@@ -131,6 +133,10 @@ def run_job(job: Job, console: Console) -> None:
     if job.done():
         return
     make_folder(job.folder)
+    twin = _twin(job)
+    if twin is not None:
+        _write(job, twin | {"variant": job.variant.name})
+        return
     warm_up(job, console)
     recipe = _started(job)
     place = Path(recipe.output)
@@ -150,9 +156,19 @@ def run_job(job: Job, console: Console) -> None:
     else:
         result["seconds"] = read(place / "metrics.jsonl")[-1].seconds
         result["marks"] = _marks(job, training.editor(), training.judge)
-    write_atomic(job.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    _write(job, result)
     if (place / "checkpoints").exists():  # training may break down before the first
         shutil.rmtree(place / "checkpoints")
+
+
+def _twin(job: Job) -> dict[str, Any] | None:
+    """The result of this very run under another name, or in another study; None if nobody has done it."""
+    found = (read_result(path.parent) for path in sorted(job.root.glob(f"*/*/seed-{job.seed}/{RESULT}")))
+    return next((result for result in found if result["fingerprint"] == job.fingerprint), None)
+
+
+def _write(job: Job, result: Mapping[str, Any]) -> None:
+    write_atomic(job.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def _started(job: Job) -> Recipe:
