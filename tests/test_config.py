@@ -66,6 +66,7 @@ data:
   seed: 0
   nothing_share: 0.01
   categories: null
+  captions: complete
   limit: null
   cache: null
 sampling:

@@ -19,6 +19,9 @@ class WorldDataConfig(Section):
     categories: tuple[Words, ...] | None = Field(
         default=None, min_length=1, description="kinds of edit to train; null for all but free-form"
     )
+    captions: Literal["complete", "placeless"] = Field(
+        default="complete", description="what the teacher is told: all but nuisances, or not even where things stand"
+    )
     limit: Count | None = Field(
         default=None, description="different records to train on, over and over; null for as many as training asks for"
     )

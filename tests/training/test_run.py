@@ -15,7 +15,8 @@ from nopair.config import load_recipe
 from nopair.data.importers import import_dataset
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError
-from nopair.training.run import EDITOR, compose, train
+from nopair.training.parallel import ALONE
+from nopair.training.run import EDITOR, _sources, compose, train
 from nopair.weights import resolve
 from nopair.world.cases import held_out_cases
 from nopair.world.render import render_batch
@@ -177,3 +178,12 @@ def test_compiling_reaches_every_role_and_does_not_leave_with_the_editor() -> No
     roles = training.roles
     assert [compiled(role) for role in (roles.student, roles.teacher, roles.fake)] == [{True}] * 3
     assert compiled(training.warm_editor().backbone) == {False}
+
+
+@pytest.mark.parametrize(("captions", "placed"), [("complete", True), ("placeless", False)])
+def test_the_teacher_is_told_where_things_stand_or_not(captions: str, placed: bool) -> None:
+    recipe = load_recipe("study", [f"data.captions={captions}"])
+    for source in _sources(recipe, torch.device("cpu"), ALONE)[:2]:
+        batch = source.batch(range(8))
+        for told in (batch.captions, batch.edited_captions):
+            assert any(" left" in text or " right" in text for text in told) == placed

@@ -16,6 +16,8 @@ from nopair.world.edits import CATEGORIES, FREE_FORM, random_edit, random_scene,
 from nopair.world.records import WorldSource, to_record
 from nopair.world.render import render
 from nopair.world.scenes import (
+    CAPTIONS,
+    CELLS,
     HELD_OUT_BACKGROUNDS,
     HELD_OUT_OBJECTS,
     caption,
@@ -163,3 +165,16 @@ def test_the_cases_and_records_of_before_are_as_they_were() -> None:
     for record in (WorldSource(0, held_out=False).record(index) for index in range(20)):
         digest.update(repr((record.instruction, record.caption, record.edited_caption, record.subject)).encode())
     assert digest.hexdigest()[:16] == "5ba2b630ca1e193e"
+
+
+@given(st.integers(0, 10**6))
+def test_captions_without_places_say_the_rest_alike(index: int) -> None:
+    whole, brief = (WorldSource(0, held_out=False, describe=describe).record(index) for describe in CAPTIONS.values())
+    assert torch.equal(whole.reference, brief.reference)
+    assert whole.instruction == brief.instruction
+    for told, less in ((whole.caption, brief.caption), (whole.edited_caption, brief.edited_caption)):
+        assert (told != less) == ("," in told)
+        for place in CELLS:
+            assert place not in less
+            told = told.replace(f" {place}", "")
+        assert told == less

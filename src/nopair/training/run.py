@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.compiler.config
@@ -45,7 +45,7 @@ from nopair.types import EditBatch
 from nopair.weights import resolve
 from nopair.world.pairs import PairSource
 from nopair.world.records import WorldSource
-from nopair.world.scenes import SIZE
+from nopair.world.scenes import CAPTIONS, SIZE
 
 EDITOR: Final = "editor"
 """Folder of the trained editor within a run's folder."""
@@ -171,11 +171,9 @@ def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source
         shown = PhotoSource.of(table, data.sizes[:1], group=1, **settings)
         ahead = Ahead(photos, phases, ranks, data.workers) if data.workers else photos
         return OnDevice(ahead, device), OnDevice(shown, device), data.sizes
-    chosen = {} if data.categories is None else {"categories": data.categories}
-    trained, shown = (
-        WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen)
-        for held_out in (False, True)
-    )
+    chosen: dict[str, Any] = {} if data.categories is None else {"categories": data.categories}
+    chosen |= {"nothing_share": data.nothing_share, "describe": CAPTIONS[data.captions]}
+    trained, shown = (WorldSource(data.seed, held_out=held_out, **chosen) for held_out in (False, True))
     limited = trained if data.limit is None else Limited(trained, data.limit)
     return OnDevice(limited, device), OnDevice(shown, device), ((SIZE, SIZE),)
 

@@ -5,7 +5,7 @@ where the first becomes the second.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,20 +13,20 @@ import torch
 from nopair.types import EditBatch, EditRecord
 from nopair.world.edits import CATEGORIES, FREE_FORM, Edit, draw_category, require_mixture, sample_edit
 from nopair.world.render import render
-from nopair.world.scenes import caption, caption_without_places
+from nopair.world.scenes import Scene, caption, caption_without_places
 
 
-def to_record(edit: Edit) -> EditRecord:
-    """The reference image and the words of an edit. The target survives only as its caption.
+def to_record(edit: Edit, describe: Callable[[Scene], str] = caption) -> EditRecord:
+    """The reference image and the words of an edit. The target survives only as its caption, by `describe`.
 
     That of `free-form` says no places: the instruction leaves them open, and a teacher that was told one would draw the
     student there for no reason that the student can see.
     """
-    told = caption_without_places if edit.category == FREE_FORM else caption
+    told = caption_without_places if edit.category == FREE_FORM else describe
     return EditRecord(
         reference=render(edit.source),
         instruction=edit.instruction,
-        caption=caption(edit.source),
+        caption=describe(edit.source),
         edited_caption=told(edit.target),
         category=edit.category,
         subject=edit.subject,
@@ -53,6 +53,7 @@ class WorldSource:
     held_out: whether records come from the combinations reserved for evaluation, or from those without any.
     categories: drawn with equal chance; list one twice to draw it twice as often.
     nothing_share: chance of `nothing`, if it is among the categories; the others share the rest.
+    describe: writes the captions; one of `nopair.world.scenes.CAPTIONS`.
 
     Raises:
         DataError: no category, an unknown one, or a share outside [0, 1].
@@ -62,6 +63,7 @@ class WorldSource:
     held_out: bool
     categories: tuple[str, ...] = CATEGORIES
     nothing_share: float = 0.02
+    describe: Callable[[Scene], str] = caption
 
     def __post_init__(self) -> None:
         require_mixture(self.categories, self.nothing_share)
@@ -70,7 +72,7 @@ class WorldSource:
         """Record number `index`, any non-negative integer."""
         rng = random.Random(f"records {self.seed} {self.held_out} {index}")
         category = draw_category(rng, self.categories, self.nothing_share)
-        return to_record(sample_edit(rng, category, held_out=self.held_out))
+        return to_record(sample_edit(rng, category, held_out=self.held_out), self.describe)
 
     def batch(self, indices: Sequence[int]) -> EditBatch:
         """Those records, stacked."""

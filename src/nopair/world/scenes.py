@@ -5,6 +5,7 @@ by searching it (see `oracle`). The *nuisances* (jitter of an object, phase of a
 a caption: an editor can only get them right by looking at the reference image.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -117,3 +118,7 @@ def caption_without_places(scene: Scene) -> str:
     """What is there, and not where: `small red circle, large blue cross, on teal checks`."""
     things = "".join(f"{describe_thing(thing)}, " for thing in scene.things)
     return f"{things}on {describe_background(scene.background)}"
+
+
+CAPTIONS: Final[Mapping[str, Callable[[Scene], str]]] = {"complete": caption, "placeless": caption_without_places}
+"""How scenes may be told to an editor in training, by the name a recipe has for it."""

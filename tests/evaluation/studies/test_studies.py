@@ -93,6 +93,18 @@ def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(
     assert not more.done(), "other scenes are another result"
 
 
+def test_editors_are_scored_on_the_kinds_of_edit_that_the_study_is_about(tmp_path: Path) -> None:
+    one, own = STUDY.variants[:1], (*SHORT, "data.categories=[free-form]")
+    study = dataclasses.replace(STUDY, variants=one, overrides=own, categories=("free-form",))
+    job = Job(study, study.variants[0], 0, SCALE, tmp_path, threads=1)
+    run_job(job, Console(quiet=True))
+    assert set(read_result(job.folder)["marks"][0]["categories"]) == {"free-form"}
+    assert sum_up(study, [job], "x")["edits"] == 1
+    assert (
+        job.fingerprint != dataclasses.replace(job, study=dataclasses.replace(study, categories=("add",))).fingerprint
+    )
+
+
 def test_a_run_that_another_study_has_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of a phase that has no steps make no other run of it; another seed does."""
     other = dataclasses.replace(STUDY, name="other", overrides=(*SHORT, "sft.pairs=7"))

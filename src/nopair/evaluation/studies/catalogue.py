@@ -109,7 +109,39 @@ MISTAKEN: Final = Study(
     ),
 )
 
+CAPTIONS: Final = Study(
+    name="captions",
+    question="Is matching alone as good as the whole because captions here say all there is to know?",
+    claim="Paper: matching alone loses the edits; its captions are of photos, and say neither all nor where.",
+    variants=(
+        Variant("complete, full"),
+        Variant("complete, dmd-only", ("npedit.judge_weight=0.0",)),
+        Variant("without places, full", ("data.captions=placeless",)),
+        Variant("without places, dmd-only", ("data.captions=placeless", "npedit.judge_weight=0.0")),
+    ),
+)
+
+FREE_FORM: Final = Study(
+    name="free-form",
+    question="Can a subject be put into a new scene, and what are the two questions about it worth?",
+    claim="Paper: with the question about the subject's identity, 8 steps, on a par with editors trained on pairs.",
+    overrides=(
+        *("data.categories=[free-form]", "data.nothing_share=0.0", "sampling.steps=8"),
+        *("npedit.guidance={default: 2.0}", 'npedit.negative_prompt=""', "npedit.reference_weight=0.0"),
+    ),
+    variants=(
+        Variant("full", (), (4, 8)),
+        Variant("no-identity", ("npedit.questions=[edit]",), (4, 8)),
+        Variant("dmd-only", ("npedit.judge_weight=0.0",), (4, 8)),
+    ),
+    categories=("free-form",),
+)
+
 STUDIES: Final[Mapping[str, Study]] = {
-    study.name: study for study in (OBJECTIVE, SUPERVISION, UNROLL, DATA, WARMUP, FAKE_STEPS, PRESERVATION, MISTAKEN)
+    study.name: study
+    for study in (
+        *(OBJECTIVE, CAPTIONS, SUPERVISION, UNROLL, DATA),
+        *(WARMUP, FAKE_STEPS, PRESERVATION, MISTAKEN, FREE_FORM),
+    )
 }
 """By name, in the order in which `all` does them."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from nopair.world.edits import CATEGORIES
+
 RECIPE: Final = "study"
 """The shipped recipe that every variant changes."""
 NATIVE: Final = ()
@@ -34,6 +36,7 @@ class Study:
         claim: what the paper says, or that it says nothing.
         variants: the first is what the others are held against.
         overrides: of all variants, before their own.
+        categories: of edit that the editors are scored on.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Study:
     claim: str
     variants: tuple[Variant, ...]
     overrides: tuple[str, ...] = ()
+    categories: tuple[str, ...] = CATEGORIES
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

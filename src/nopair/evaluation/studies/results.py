@@ -11,7 +11,6 @@ import torch
 
 from nopair.evaluation.studies.design import Study
 from nopair.evaluation.studies.run import SCENES, Job, read_result
-from nopair.world.edits import CATEGORIES
 
 MEASURES: Final = ("success", "preservation", "realism", "overall")
 JUDGED: Final = ("judge_edit", "judge_identity")
@@ -34,7 +33,7 @@ def sum_up(study: Study, jobs: Sequence[Job], command: str) -> dict[str, Any]:
         "question": study.question,
         "claim": study.claim,
         "configurations": configurations,
-        "edits": len(CATEGORIES) * jobs[0].scale.per_category,
+        "edits": len(study.categories) * jobs[0].scale.per_category,
         "scenes_seed": SCENES,
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),

@@ -24,6 +24,7 @@ from nopair.training.loop import run_phases
 from nopair.training.metrics import read
 from nopair.training.run import compose
 from nopair.world.cases import held_out_cases
+from nopair.world.edits import CATEGORIES
 
 RESULT: Final = "result.json"
 PHASES: Final = ("warmup", "sft", "grpo", "npedit")
@@ -80,7 +81,9 @@ class Job:
         recipe = self.recipe
         idle = {name for name in PHASES if not getattr(recipe, name).steps}
         own = _said(recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"} - idle)
-        return _digest(f"{own} {self.variant.sampled} {self.scale.per_category} {SCENES}")
+        scored = f"{self.variant.sampled} {self.scale.per_category} {SCENES}"
+        others = "" if self.study.categories == CATEGORIES else f" {self.study.categories}"
+        return _digest(f"{own} {scored}{others}")
 
 
 def _said(recipe: Recipe, sections: set[str]) -> str:
@@ -182,7 +185,7 @@ def _started(job: Job) -> Recipe:
 
 def _marks(job: Job, editor: Editor, judge: Judge) -> list[dict[str, Any]]:
     """Scores at every number of sampling steps that is asked for."""
-    edits = held_out_cases(SCENES, job.scale.per_category)
+    edits = held_out_cases(SCENES, job.scale.per_category, job.study.categories)
     marks = []
     for steps in job.variant.sampled or (editor.settings.steps,):
         found = evaluate_editor(editor.with_steps(steps), judge, edits, job.seed)
