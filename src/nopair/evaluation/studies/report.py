@@ -10,7 +10,11 @@ from nopair.evaluation.studies.results import JUDGED, MEASURES, shown
 
 ROW: Final = 22
 """Height of a configuration in a chart, in SVG units."""
-_STYLE: Final = "svg .spread{stroke:var(--accent);stroke-width:2}svg .seed{fill:var(--faint);opacity:.7}"
+_STYLE: Final = (
+    "svg .spread{stroke:var(--accent);stroke-width:2}svg .seed{fill:var(--faint);opacity:.7}"
+    ".charts{grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));margin-bottom:24px}"
+    "th,td{padding:7px 6px}tbody tr:first-child,tbody tr:first-child th{font-weight:400}"
+)
 HEADS: Final = ("configuration", *MEASURES, "judge: edit", "judge: rest", "s a run")
 
 
