@@ -43,12 +43,12 @@ th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);whit
 th:first-child,td:first-child{text-align:left}
 thead th{color:var(--faint);font-weight:500;vertical-align:bottom}
 tbody th{font-weight:400}
-tbody tr:first-child,tbody tr:first-child th{font-weight:600}
 .hacked{color:var(--warn);font-weight:600}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:0}
 dd{margin:0;overflow-wrap:anywhere}
 @media (max-width:520px){dl{grid-template-columns:1fr}dd{margin-bottom:8px}}
 """
+_TOTAL_FIRST: Final = "tbody tr:first-child,tbody tr:first-child th{font-weight:600}"
 _POLICY: Final = "default-src 'none'; img-src {images}; style-src 'unsafe-inline'"
 
 
@@ -75,7 +75,7 @@ def render_page(report: Report, grid: bytes) -> str:
             _section("What was trained", _pairs(report.facts)) if report.facts else "",
         ]
     )
-    return document(report.title, body)
+    return document(report.title, body, style=_TOTAL_FIRST)
 
 
 def _text(words: str) -> str:

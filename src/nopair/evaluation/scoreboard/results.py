@@ -137,7 +137,7 @@ class Comparison:
         """What a reader of the table has to know."""
         said = []
         if self.benchmark.left_out:
-            said.append(f"{len(self.benchmark.left_out)} items of the benchmark are broken and left out")
+            said.append(f"left out of the benchmark, as they are broken: {len(self.benchmark.left_out)}")
         if self.scorer.get("rubric") is not None and self.scorer.get("official") is False:
             said.append(
                 "the judge was asked in nopair's own words: compare within this table, not with published scores"

@@ -13,7 +13,7 @@ ROW: Final = 22
 _STYLE: Final = (
     "svg .spread{stroke:var(--accent);stroke-width:2}svg .seed{fill:var(--faint);opacity:.7}"
     ".charts{grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));margin-bottom:24px}"
-    "th,td{padding:7px 6px}tbody tr:first-child,tbody tr:first-child th{font-weight:400}"
+    "th,td{padding:7px 6px}"
 )
 HEADS: Final = ("configuration", *MEASURES, "judge: edit", "judge: rest", "s a run")
 
