@@ -144,6 +144,26 @@ def test_fake_steps_and_pieces_are_counted_in_full() -> None:
     assert flops("npedit.accumulate=8")[STUDENT] == pytest.approx(one[STUDENT], rel=0.02)
 
 
+@pytest.mark.parametrize("phase", ["sft", "grpo"])
+def test_a_baseline_is_not_left_out_in_silence(phase: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{phase}\.steps=0"):
+        plan(load_recipe("demo", [f"{phase}.steps=1"]), switches=False)
+
+
+def test_fresh_samples_for_the_fake_score_are_counted() -> None:
+    """Each of its two steps has the student's calls over again."""
+
+    def stages(samples: str) -> tuple[StagePlan, StagePlan]:
+        found = plan(load_recipe("demo", [f"npedit.fake_samples={samples}", "npedit.batch=2"]), switches=False)
+        student, fake = (next(stage for stage in found.stages if stage.name == name) for name in (STUDENT, FAKE))
+        return student, fake
+
+    (student, reused), (again, fresh) = stages("reused"), stages("fresh")
+    assert student.flops == again.flops
+    assert "student" not in reused.flops
+    assert fresh.flops["student"] == 2 * student.flops["student"]
+
+
 def test_processes_share_a_batch() -> None:
     recipe = load_recipe("demo", SHORT)
     alone, shared = plan(recipe, switches=False), plan(recipe, ranks=4, switches=False)

@@ -135,8 +135,12 @@ def plan(recipe: Recipe, *, ranks: int = 1, device: Literal["cuda", "cpu"] = "cu
 
     Raises:
         ModelError, JudgeError: a model is unknown, or its configs cannot be used.
-        ConfigError: the models do not take what the recipe asks of them, or a batch cannot be shared.
+        ConfigError: the models do not take what the recipe asks of them, a batch cannot be shared, or a baseline's
+            phase has steps, which cannot be planned.
     """
+    for name in ("sft", "grpo"):
+        if getattr(recipe, name).steps:
+            raise ConfigError(f"{name} cannot be planned yet; plan the rest of the recipe with {name}.steps=0")
     found, stages = _plan_once(recipe, ranks, device)
     tried = []
     for changes in _changes(recipe, ranks) if switches else ():
