@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nopair.data.files import check_output, folder_atomic, is_folder, make_folder, write_atomic
+from nopair.data.files import check_output, file_name, folder_atomic, is_folder, make_folder, write_atomic
 from nopair.errors import NopairError, OutputError
 
 
@@ -107,3 +107,18 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
 
 def test_all_are_errors_of_the_user() -> None:
     assert issubclass(OutputError, NopairError)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("SFT, then NP-Edit", "SFT-then-NP-Edit"),
+        ("100 %", "100"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("编辑 model.v2", "编辑-model.v2"),
+        ("//", "unnamed"),
+        ("..", "unnamed"),
+    ],
+)
+def test_a_name_of_a_file_is_one_plain_part_of_a_path(text: str, name: str) -> None:
+    assert file_name(text) == name

@@ -1,6 +1,7 @@
 """Outputs that are complete or absent, and checks of paths before the work starts. No torch: cheap to import."""
 
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,6 +26,14 @@ def image_format(path: Path) -> str:
     if image_format is None:
         raise OutputError(f"{path}: cannot tell the image format; end the name in {', '.join(IMAGE_FORMATS)}")
     return image_format
+
+
+def file_name(text: str) -> str:
+    """A name for a file or folder: letters, digits, `_`, `.` and `-` of `text`; a run of anything else becomes one `-`.
+
+    Different texts may get one name.
+    """
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "unnamed"
 
 
 def is_folder(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """`nopair evaluate --benchmark`: opens the parts, edits, asks, writes and prints. Goes on where it was stopped."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from nopair.data.files import make_folder, write_atomic
+from nopair.data.files import file_name, make_folder, write_atomic
 from nopair.errors import ConfigError, OutputError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
 from nopair.evaluation.benchmarks.load import load_benchmark
@@ -231,15 +230,11 @@ def _said(
 
 
 def _outputs(output: Path, name: str) -> Path:
-    return output / "outputs" / _slug(name)
+    return output / "outputs" / file_name(name)
 
 
 def _replies(output: Path, name: str) -> Path:
-    return output / "replies" / f"{_slug(name)}.jsonl"
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
+    return output / "replies" / f"{file_name(name)}.jsonl"
 
 
 def _spec(text: str) -> Spec:
@@ -248,7 +243,7 @@ def _spec(text: str) -> Spec:
 
 def _require_names(what: str, names: Sequence[str]) -> None:
     """Two of one name would share files."""
-    slugs = [_slug(name) for name in names]
+    slugs = [file_name(name) for name in names]
     for name, slug in zip(names, slugs, strict=True):
         if slugs.count(slug) > 1:
             raise ConfigError(f"two {what}s are called {name}; give one another, with ,name=NAME")

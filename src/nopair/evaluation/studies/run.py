@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from nopair.config import Recipe, load_recipe
-from nopair.data.files import make_folder, write_atomic
+from nopair.data.files import file_name, make_folder, write_atomic
 from nopair.editor import Editor
 from nopair.errors import OutputError, TrainingError
 from nopair.evaluation.results import verdict_json
@@ -52,7 +52,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the run is kept."""
-        return self.root / self.study.name / _slug(self.variant.name) / f"seed-{self.seed}"
+        return self.root / self.study.name / file_name(self.variant.name) / f"seed-{self.seed}"
 
     @property
     def recipe(self) -> Recipe:
@@ -199,10 +199,6 @@ def _resume(place: Path) -> str | None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name)
 
 
 def summary(result: Mapping[str, Any]) -> str:
