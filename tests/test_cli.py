@@ -268,9 +268,11 @@ def test_oracle_and_evaluate(run: Run, stub: Any) -> None:
     calls = stub("nopair.evaluation.world", "evaluate")
     assert run("evaluate", "--model", "m", "--per-category", "2", "--seed", "1", "-o", "out")[0] == 0
     assert run("evaluate")[0] == 0
+    assert run("evaluate", "--judge", "mine")[0] == 0
     assert calls == [
         (("m", 2, 1, Path("out"), "auto"), {}),
         (("tiny:editor", 32, 0, Path("runs/evaluate"), "auto"), {}),
+        (("tiny:editor", 32, 0, Path("runs/evaluate"), "auto"), {"judge": "mine"}),
     ]
 
 
@@ -306,6 +308,7 @@ def test_evaluate_on_a_benchmark(run: Run, stub: Any) -> None:
         "command": f"nopair evaluate {' '.join([*options, *more])}",
     }
     assert second["editors"] == ("nopair:m,seed=4",)
+    assert "once" in run("evaluate", "--judge", "x", "--judge", "y")[2]
     code, _, err = run("evaluate", "--judge", "local:x")
     assert code == 2
     assert "--benchmark" in err

@@ -1,6 +1,7 @@
 """The shapes-world benchmark on outputs whose scores are known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,25 @@ def test_evaluate_prints_a_table_and_writes_numbers(tmp_path: Path, capsys: pyte
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["scenes"] == 9
     assert 0 <= written["success"] <= 1
+
+
+def test_another_judge_changes_its_own_columns_alone(tmp_path: Path) -> None:
+    """One that says Yes where the shipped one says No, and the other way round."""
+    judge = LlavaOnevisionJudge.load(resolve("tiny:judge"))
+    words = list(judge.answers.usual)
+    with torch.no_grad():
+        judge.model.lm_head.weight[words] = judge.model.lm_head.weight[words[::-1]]
+    shutil.copytree(resolve("tiny:judge"), tmp_path / "judge")
+    judge.model.save_pretrained(tmp_path / "judge")
+    found = []
+    for name in ("tiny:judge", str(tmp_path / "judge")):
+        evaluate("tiny:editor", 1, 0, tmp_path / "out", judge=name)
+        found.append(json.loads((tmp_path / "out" / "evaluation.json").read_text()))
+        assert found[-1]["judge"] == name
+    for measure in ("judge_edit", "judge_identity"):
+        assert found[0][measure] + found[1][measure] == pytest.approx(1)
+    for measure in ("success", "preservation", "realism", "overall"):
+        assert found[0][measure] == found[1][measure]
 
 
 def test_chosen_categories_are_scored(tmp_path: Path) -> None:

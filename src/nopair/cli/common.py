@@ -38,7 +38,10 @@ EditorNames = Annotated[
 ]
 JudgeNames = Annotated[
     list[str] | None,
-    typer.Option(metavar="KIND:PLACE", help="Who marks: endpoint:URL,model=NAME or local:FOLDER; may be several."),
+    typer.Option(
+        metavar="KIND:PLACE",
+        help="Who marks: endpoint:URL,model=NAME or local:FOLDER; may be several. In the shapes world: a model folder.",
+    ),
 ]
 ScorerName = Annotated[
     Literal["viescore", "imgedit", "similarity"] | None,

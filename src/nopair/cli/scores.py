@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -52,15 +52,18 @@ def evaluate(
 ) -> None:
     """Score an editor: on held-out scenes of the shapes world, or on a benchmark with --benchmark (docs/evaluation.md).
 
-    In the shapes world, the oracle's verdict, and the judge's beside it. On a benchmark, any editors, side by side:
-    `nopair evaluate --benchmark gedit:GEdit-Bench --editor nopair:runs/mine/editor --editor outputs:their-images
+    In the shapes world, the oracle's verdict, and beside it a judge's: tiny:judge, or a model folder (--judge). On a
+    benchmark, any editors, side by side: `nopair evaluate --benchmark gedit:GEdit-Bench
+    --editor nopair:runs/mine/editor --editor outputs:their-images
     --judge endpoint:http://localhost:8000/v1,model=NAME`. The same command goes on where it was stopped.
     """
     if benchmark is None:
         from nopair.evaluation.world import evaluate as run_evaluate
 
-        _only_with_benchmark(editor, judge, scorer, rubric, features, language, dry_run)
-        named = {} if categories is None else {"categories": tuple(name.strip() for name in categories.split(","))}
+        _only_with_benchmark(editor, scorer, rubric, features, language, dry_run)
+        named: dict[str, Any] = {} if judge is None else {"judge": _one(judge)}
+        if categories is not None:
+            named["categories"] = tuple(name.strip() for name in categories.split(","))
         run_evaluate(model, per_category or 32, seed, output, device, **named)
         return
     if categories is not None:
@@ -86,7 +89,18 @@ def evaluate(
 
 def _only_with_benchmark(*given: object) -> None:
     if any(given):
-        raise ConfigError("editors, judges and their options need a benchmark; give --benchmark KIND:PLACE, too")
+        raise ConfigError("editors and their options need a benchmark; give --benchmark KIND:PLACE, too")
+
+
+def _one(judge: list[str]) -> str:
+    """The judge to ask in the shapes world."""
+    if len(judge) > 1:
+        raise ConfigError(f"in the shapes world one judge is asked, not {len(judge)}; give --judge once")
+    if judge[0].startswith(("local:", "endpoint:")):
+        raise ConfigError(
+            f"{judge[0]} marks a benchmark; give --benchmark KIND:PLACE, too, or in the shapes world --judge FOLDER"
+        )
+    return judge[0]
 
 
 @app.command()

@@ -158,21 +158,26 @@ def evaluate(
     output: Path,
     device: str = "cpu",
     categories: Sequence[str] = CATEGORIES,
+    judge: str = "tiny:judge",
 ) -> None:
     """Score the editor in `model` and write `<output>/evaluation.json`; `device` is as `choose_device` takes it.
 
+    The oracle's scores depend on no judge; `judge`, a model folder, is who is asked beside it.
+
     Raises:
         ConfigError: an unknown category.
+        ModelError, JudgeError: editor or judge cannot be used.
     """
     for category in categories:
         if category not in ALL_CATEGORIES:
             raise ConfigError(f"there is no category {category!r}; choose of: {', '.join(ALL_CATEGORIES)}")
     place = choose_device(device)
     editor = Editor.load(model, place)
-    judge = load_judge(resolve("tiny:judge")).to(place)
+    asked = load_judge(resolve(judge)).to(place)
     edits = held_out_cases(seed, per_category, tuple(dict.fromkeys(categories)))
-    evaluation = evaluate_editor(editor, judge, edits, seed)
+    evaluation = evaluate_editor(editor, asked, edits, seed)
     Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))
     make_folder(output)
-    text = json.dumps({"model": model, "scenes": len(edits), "seed": seed} | verdict_json(evaluation.verdict), indent=2)
+    named = {"model": model, "judge": judge, "scenes": len(edits), "seed": seed}
+    text = json.dumps(named | verdict_json(evaluation.verdict), indent=2)
     write_atomic(output / "evaluation.json", text.encode() + b"\n")
