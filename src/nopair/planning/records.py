@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 
@@ -65,5 +65,5 @@ def shape_source(recipe: Recipe, *, held_out: bool) -> Source:
     data = recipe.data
     if not isinstance(data, WorldDataConfig):
         return ShapesOfPhotos(data.height, data.width)
-    chosen = {} if data.categories is None else {"categories": data.categories}
+    chosen: dict[str, Any] = {} if data.categories is None else {"categories": data.categories}
     return ShapesOfWorld(WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen))
