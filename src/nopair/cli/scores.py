@@ -61,10 +61,7 @@ def evaluate(
         from nopair.evaluation.world import evaluate as run_evaluate
 
         _only_with_benchmark(editor, scorer, rubric, features, language, dry_run)
-        named: dict[str, Any] = {} if judge is None else {"judge": _one(judge)}
-        if categories is not None:
-            named["categories"] = tuple(name.strip() for name in categories.split(","))
-        run_evaluate(model, per_category or 32, seed, output, device, **named)
+        run_evaluate(model, per_category or 32, seed, output, device, **_in_the_world(judge, categories))
         return
     if categories is not None:
         raise ConfigError("--categories is for the shapes world; leave it out with --benchmark")
@@ -90,6 +87,14 @@ def evaluate(
 def _only_with_benchmark(*given: object) -> None:
     if any(given):
         raise ConfigError("editors and their options need a benchmark; give --benchmark KIND:PLACE, too")
+
+
+def _in_the_world(judge: list[str] | None, categories: str | None) -> dict[str, Any]:
+    """What is named of the shapes world's own options."""
+    named: dict[str, Any] = {} if judge is None else {"judge": _one(judge)}
+    if categories is not None:
+        named["categories"] = tuple(name.strip() for name in categories.split(","))
+    return named
 
 
 def _one(judge: list[str]) -> str:
