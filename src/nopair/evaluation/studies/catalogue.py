@@ -77,7 +77,7 @@ WARMUP: Final = Study(
 FAKE_STEPS: Final = Study(
     name="fake-steps",
     question="How many steps should the fake score take for each of the student's, and on which samples?",
-    claim="Paper: several (N_aux), each on fresh samples; DMD2 takes 5.",
+    claim="Paper: several (N_aux). DMD2 and the authors' code: 5, the latter on fresh samples.",
     variants=(
         Variant("2"),
         Variant("1", ("npedit.fake_steps=1",)),
@@ -112,7 +112,7 @@ MISTAKEN: Final = Study(
 CAPTIONS: Final = Study(
     name="captions",
     question="Is matching alone as good as the whole because captions here say all there is to know?",
-    claim="Paper: matching alone loses the edits; its captions are of photos, and say neither all nor where.",
+    claim="Paper: matching alone loses the edits. It trains on photos, whose captions hardly say all, or where.",
     variants=(
         Variant("complete, full"),
         Variant("complete, dmd-only", ("npedit.judge_weight=0.0",)),
@@ -124,7 +124,7 @@ CAPTIONS: Final = Study(
 FREE_FORM: Final = Study(
     name="free-form",
     question="Can a subject be put into a new scene, and what are the two questions about it worth?",
-    claim="Paper: with the question about the subject's identity, 8 steps, on a par with editors trained on pairs.",
+    claim="Paper: at 8 steps, better than other few-step customisation; of questions left out, nothing is said.",
     overrides=(
         *("data.categories=[free-form]", "data.nothing_share=0.0", "sampling.steps=8"),
         *("npedit.guidance={default: 2.0}", 'npedit.negative_prompt=""', "npedit.reference_weight=0.0"),
