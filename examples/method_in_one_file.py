@@ -179,7 +179,7 @@ def train(base, student, steps, judge_weight=0.05, dmd_weight=1.0):
         x0 = generate(reference, text)
         verdict = judge_loss(*judge(reference, x0, text), temperature=min(1.0, 0.1 + 0.9 * 4 * step / steps))  # Eq. 13
         realism = dmd_loss(x0, teacher, fake.on(caption), *noise_and_times())
-        descend(student_optimizer, judge_weight * verdict + dmd_weight * realism)  # Eq. 22
+        descend(student_optimizer, judge_weight * verdict + dmd_weight * realism)  # Eq. 23
     return student
 
 

@@ -145,6 +145,9 @@ npedit:
   dmd_weight: 1.0
   reference_weight: 0.0
   preservation_weight: 0.0
+  preserve: everywhere
+  preserve_time: 0.75
+  preserve_width: 0.15
   judge_loss: binary
   questions:
   - edit

@@ -144,7 +144,17 @@ class EditPhaseConfig(PhaseConfig):
         default=0.0, description="weight of the latent error to the reference on `nothing`"
     )
     preservation_weight: NotNegative = Field(
-        default=0.0, description="weight of that error on all records, which holds edits back, too; not in the paper"
+        default=0.0, description="weight of that error on all records; not in the paper"
+    )
+    preserve: Literal["everywhere", "unedited"] = Field(
+        default="everywhere",
+        description="where that error counts: everywhere, which holds edits back, too; or where the teacher, under "
+        "both captions, sees no edit",
+    )
+    preserve_time: Level = Field(default=0.75, description="time at which the teacher is asked where the edit is")
+    preserve_width: Positive = Field(
+        default=0.15,
+        description="difference of its two answers at which a place counts as edited, in a latent's deviations",
     )
     judge_loss: Literal["binary", "vocabulary"] = Field(
         default="binary", description="cross-entropy over the words Yes and No, or over all of the judge's vocabulary"

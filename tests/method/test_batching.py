@@ -18,6 +18,7 @@ from nopair.method import (
     interpolate,
     judge_loss,
     judge_reward,
+    kept_places,
     levels,
     log_prob,
     per_pixel,
@@ -76,7 +77,8 @@ FUNCTIONS: dict[str, Callable[[Inputs], Tensor]] = {
         i["x"], field, other, field, i["scale"], (i["t"], i["t"] / 2), i["y"], per_pixel
     ),
     "reference_loss": lambda i: reference_loss(i["x"], i["y"], i["nothing"]),
-    "preservation_loss": lambda i: preservation_loss(i["x"], i["y"]),
+    "preservation_loss": lambda i: preservation_loss(i["x"], i["y"], i["z"][:, :1]),
+    "kept_places": lambda i: kept_places(i["x"], field, other, i["t"], i["y"], 0.5),
     "judge_reward": lambda i: judge_reward(i["answers"], i["wants_yes"], i["asked"]),
     "renoise_move": lambda i: renoise_move(i["x"], i["y"], i["t"], i["t"] / 2)[0],
     "sde_move": lambda i: sde_move(i["x"], i["y"], i["t"], i["t"] / 2, 0.7)[0],

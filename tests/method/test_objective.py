@@ -1,18 +1,23 @@
-"""Eq. 21-22: the weighted total and the do-nothing rule."""
+"""Eq. 21-23: the places to keep, the weighted total and the do-nothing rule."""
 
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from nopair.errors import DataError
-from nopair.method import Weights, does_nothing, reference_loss, student_losses
+from nopair.method import Weights, does_nothing, kept_places, preservation_loss, reference_loss, student_losses
 from nopair.types import EditBatch
 
 
 def batch(categories: tuple[str, ...], captions: tuple[str, ...], edited: tuple[str, ...]) -> EditBatch:
     n = len(categories)
     return EditBatch(torch.zeros(n, 3, 4, 4), ("do it",) * n, captions, edited, categories, ("",) * n)
+
+
+def wave(x: Tensor, t: Tensor) -> Tensor:
+    return torch.sin(x) * t[:, None, None, None]
 
 
 def test_the_total_is_the_weighted_mean_over_the_batch() -> None:
@@ -65,6 +70,34 @@ def test_the_reference_is_asked_of_do_nothing_samples_alone() -> None:
     assert (x0.grad[1] == 0).all()
     assert (x0.grad[[0, 2]] != 0).all()
     assert reference_loss(x0, x0.detach(), torch.ones(3, dtype=torch.bool)).sum() == 0
+
+
+def test_what_is_kept_by_halves_counts_by_halves() -> None:
+    x0, reference = torch.randn(2, 2, 3, 4, 4)
+    x0.requires_grad_()
+    kept = torch.zeros(2, 1, 4, 4)
+    kept[0, 0, :2] = 1.0
+    kept[1, 0, 0, 0] = 0.5
+    preservation_loss(x0, reference, kept).sum().backward()
+    assert x0.grad is not None
+    torch.testing.assert_close(x0.grad, kept * 2 * (x0 - reference).detach() / (3 * 4 * 4))
+
+
+def test_places_are_kept_where_the_teacher_is_of_one_mind() -> None:
+    reference, noise = torch.randn(2, 1, 3, 4, 4)
+    t = torch.tensor([0.5])
+    shift = torch.zeros_like(reference)
+    shift[..., 0] = 2.0  # half of it, at t = 0.5, in the clean estimate
+    shift[..., 1] = 0.2
+    kept = kept_places(reference, lambda x, t: x + shift, lambda x, t: x, t, noise, 0.1)
+    expected = torch.exp(-torch.tensor([100.0, 1.0, 0.0, 0.0]))
+    torch.testing.assert_close(kept, expected.expand(1, 1, 4, 4))
+
+
+def test_everything_is_kept_exactly_where_both_captions_are_one() -> None:
+    reference, noise = torch.randn(2, 2, 3, 4, 4)
+    kept = kept_places(reference, wave, wave, torch.tensor([0.3, 0.9]), noise, 0.15)
+    assert (kept == 1).all()
 
 
 def test_do_nothing_samples_are_found() -> None:

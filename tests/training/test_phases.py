@@ -241,3 +241,38 @@ def test_preservation_on_top_adds_its_distance_to_the_total() -> None:
     )
     assert plain["preservation"] == held["preservation"] > 0
     assert held["total"] - plain["total"] == pytest.approx(2 * plain["preservation"], rel=1e-4)
+
+
+def test_preserving_the_unedited_asks_the_teacher_under_both_captions_and_holds_back_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[float, Tensor]] = []
+    velocity = ToyBackbone.velocity
+
+    def noted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
+        if not torch.is_grad_enabled() and reference is None:
+            asked.append((t[0].item(), text.features))
+        return velocity(self, noisy, t, text, reference)
+
+    monkeypatch.setattr(ToyBackbone, "velocity", noted)
+    setting = ("npedit.preservation_weight=2.0", "npedit.preserve_time=0.625", "npedit.fake_steps=1")
+    counts, metrics = {}, {}
+    for preserve in ("everywhere", "unedited"):
+        asked.clear()
+        parts = make_parts(make_recipe(*setting, f"npedit.preserve={preserve}"))
+        metrics[preserve] = EditPhase(parts).step(0)
+        counts[preserve] = len(asked)
+    batch = parts.source.batch(range(4))
+    at_reference = [features for t, features in asked if t == 0.625]
+    expected = [parts.roles.teacher.encode_text(texts).features for texts in (batch.edited_captions, batch.captions)]
+    assert counts["unedited"] == counts["everywhere"] + 2
+    torch.testing.assert_close(at_reference, expected, rtol=0, atol=0)
+    assert 0 < metrics["unedited"]["preservation"] < metrics["everywhere"]["preservation"]
+    assert metrics["unedited"]["judge"] == metrics["everywhere"]["judge"]  # the same samples
+
+
+def test_where_to_preserve_is_not_asked_if_it_has_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nopair.training.keeping.kept_places", lambda *_: pytest.fail("asked the teacher"))
+    EditPhase(make_parts(make_recipe("npedit.preservation_weight=0.0", "npedit.preserve=unedited"))).step(0)
+    with pytest.raises(pytest.fail.Exception, match="asked the teacher"):
+        EditPhase(make_parts(make_recipe("npedit.preservation_weight=1.0", "npedit.preserve=unedited"))).step(0)

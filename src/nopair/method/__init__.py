@@ -26,15 +26,16 @@ from. Everything takes any batch size, and a sample's result does not depend on 
 | 19 DMD                               | `dmd_loss`             |              |
 | 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
 | 21 do-nothing, preservation          | `reference_loss`, `does_nothing`, `preservation_loss` | objective.py |
-| 22 total                             | `student_losses`       |              |
-| 23 reward (baseline, from here on)   | `judge_reward`         | grpo.py      |
-| 24 re-noising as a policy            | `renoise_move`         |              |
-| 25 SDE as a policy                   | `sde_move`             |              |
-| 26 log-probability                   | `log_prob`             |              |
-| 27 rollout of a policy               | `policy_rollout`       |              |
-| 28 advantages in groups              | `advantages`, `has_spread` |          |
-| 29 clipped surrogate                 | `clipped_surrogate`    |              |
-| 30 divergence from the start         | `policy_kl`            |              |
+| 22 places to keep (option)           | `kept_places`          |              |
+| 23 total                             | `student_losses`       |              |
+| 24 reward (baseline, from here on)   | `judge_reward`         | grpo.py      |
+| 25 re-noising as a policy            | `renoise_move`         |              |
+| 26 SDE as a policy                   | `sde_move`             |              |
+| 27 log-probability                   | `log_prob`             |              |
+| 28 rollout of a policy               | `policy_rollout`       |              |
+| 29 advantages in groups              | `advantages`, `has_spread` |          |
+| 30 clipped surrogate                 | `clipped_surrogate`    |              |
+| 31 divergence from the start         | `policy_kl`            |              |
 """
 
 from nopair.method.flow import guided, interpolate, levels, shift_time, to_x0, velocity_target
@@ -69,6 +70,7 @@ from nopair.method.objective import (
     StudentLosses,
     Weights,
     does_nothing,
+    kept_places,
     preservation_loss,
     reference_loss,
     student_losses,
@@ -97,6 +99,7 @@ __all__ = [
     "interpolate",
     "judge_loss",
     "judge_reward",
+    "kept_places",
     "levels",
     "log_prob",
     "per_pixel",

@@ -1,4 +1,4 @@
-"""Flow-GRPO (Liu et al., arXiv 2505.05470), a baseline: Eq. 23-30 of docs/method.md.
+"""Flow-GRPO (Liu et al., arXiv 2505.05470), a baseline: Eq. 24-31 of docs/method.md.
 
 A sampler that adds noise between its calls is a policy: every move is a Gaussian whose mean the student decides, so
 what it did has a probability, and a judge's verdict can reward it without a gradient through judge or decoder. Which
@@ -39,7 +39,7 @@ class Trajectory:
 def judge_reward(
     yes_minus_no: Float[Tensor, "b q"], wants_yes: Bool[Tensor, "b q"], asked: Bool[Tensor, "b q"]
 ) -> Float[Tensor, "b"]:
-    """Eq. 23: mean over the asked questions of σ(ℓ_right - ℓ_wrong), in [0, 1]; 0 where nothing was asked."""
+    """Eq. 24: mean over the asked questions of σ(ℓ_right - ℓ_wrong), in [0, 1]; 0 where nothing was asked."""
     log_odds = torch.where(asked, right_minus_wrong(yes_minus_no, wants_yes), 0)
     return mean_over_asked(log_odds.sigmoid(), asked)
 
@@ -47,7 +47,7 @@ def judge_reward(
 def renoise_move(
     x: Float[Tensor, "b c h w"], v: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], t_next: Float[Tensor, "b"]
 ) -> Gaussian:
-    """Eq. 24: mean (1 - t') x̂0 and deviation t'. The sampler of Eq. 9 itself, read as a policy."""
+    """Eq. 25: mean (1 - t') x̂0 and deviation t'. The sampler of Eq. 9 itself, read as a policy."""
     return (1 - over_latent(t_next)) * to_x0(x, v, t), t_next
 
 
@@ -58,7 +58,7 @@ def sde_move(
     t_next: Float[Tensor, "b"],
     noise: float,
 ) -> Gaussian:
-    """Eq. 25: one Euler-Maruyama step of the SDE with the flow's marginals and σ_t = a sqrt(t / (1 - t)), a = `noise`.
+    """Eq. 26: one Euler-Maruyama step of the SDE with the flow's marginals and σ_t = a sqrt(t / (1 - t)), a = `noise`.
 
     At t = 1, where σ is infinite, t' stands for t in 1 - t, as in Flow-GRPO.
     """
@@ -71,7 +71,7 @@ def sde_move(
 def log_prob(
     x: Float[Tensor, "b c h w"], mean: Float[Tensor, "b c h w"], deviation: Float[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """Eq. 26: log N(x; mean, deviation²), *averaged* over the latent, in fp32: its scale does not grow with images."""
+    """Eq. 27: log N(x; mean, deviation²), *averaged* over the latent, in fp32: its scale does not grow with images."""
     deviation = at_least_fp32(deviation)
     squares = (at_least_fp32(x) - mean).square().mean(dim=(1, 2, 3))
     return -squares / (2 * deviation.square()) - deviation.log() - 0.5 * math.log(2 * math.pi)
@@ -80,7 +80,7 @@ def log_prob(
 def policy_rollout(
     move: Move, velocity: Velocity, noises: Float[Tensor, "step b c h w"], levels: Float[Tensor, "step b"]
 ) -> Trajectory:
-    """Eq. 27: x = ε_1; x ~ `move` for all levels but the last; x̂0 = x - t v at the last. With `renoise_move`, x̂0 is
+    """Eq. 28: x = ε_1; x ~ `move` for all levels but the last; x̂0 = x - t v at the last. With `renoise_move`, x̂0 is
     that of `rollout` for the same noises and levels (Eq. 7, 9), bit for bit.
     """
     states, log_probs = [noises[0]], list[Tensor]()
@@ -94,7 +94,7 @@ def policy_rollout(
 
 
 def advantages(rewards: Float[Tensor, "g k"], spread: Float[Tensor, "#g 1"], limit: float) -> Float[Tensor, "g k"]:
-    """Eq. 28: (reward - its group's mean) / (spread + 1e-4), clamped to ± `limit`. A row is a group: one record, k
+    """Eq. 29: (reward - its group's mean) / (spread + 1e-4), clamped to ± `limit`. A row is a group: one record, k
     rollouts. `spread` is the rewards' standard deviation, of each group or of all. Exactly 0 where a group's rewards
     are equal.
     """
@@ -103,14 +103,14 @@ def advantages(rewards: Float[Tensor, "g k"], spread: Float[Tensor, "#g 1"], lim
 
 
 def has_spread(rewards: Float[Tensor, "g k"]) -> Bool[Tensor, "g"]:
-    """Eq. 28: whether a group's rewards differ at all. If not, there is nothing to learn from it."""
+    """Eq. 29: whether a group's rewards differ at all. If not, there is nothing to learn from it."""
     return rewards.amax(dim=1) > rewards.amin(dim=1)
 
 
 def clipped_surrogate(
     new: Float[Tensor, "b"], old: Float[Tensor, "b"], advantage: Float[Tensor, "b"], clip: float
 ) -> Float[Tensor, "b"]:
-    """Eq. 29: -min(r A, clamp(r, 1 ± `clip`) A) with r = exp(new - old), both as Eq. 26 gives them.
+    """Eq. 30: -min(r A, clamp(r, 1 ± `clip`) A) with r = exp(new - old), both as Eq. 27 gives them.
 
     Where new = old, r = 1 and the gradient is that of -A log p. Averaged log-probabilities keep r near 1, so `clip` is
     small.
@@ -122,6 +122,6 @@ def clipped_surrogate(
 def policy_kl(
     mean: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"], deviation: Float[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """Eq. 30: KL(N(mean, σ²) ‖ N(reference, σ²)) = (mean - reference)² / (2 σ²), averaged over the latent."""
+    """Eq. 31: KL(N(mean, σ²) ‖ N(reference, σ²)) = (mean - reference)² / (2 σ²), averaged over the latent."""
     squares = (at_least_fp32(mean) - reference.detach()).square().mean(dim=(1, 2, 3))
     return squares / (2 * at_least_fp32(deviation).square())

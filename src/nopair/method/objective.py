@@ -1,4 +1,4 @@
-"""The student's objective: Eq. 21-22 of docs/method.md, and the do-nothing rule.
+"""The student's objective: Eq. 21-23 of docs/method.md, and the do-nothing rule.
 
 The do-nothing rule: for a record of category `nothing` the right output is the reference, and all that the student is
 told must say so. Its edited caption is its caption (so the teacher pulls towards images like the reference), the judge
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nopair.errors import DataError
-from nopair.method.flow import at_least_fp32
-from nopair.types import EditBatch
+from nopair.method.flow import at_least_fp32, interpolate, to_x0
+from nopair.types import EditBatch, Velocity
 
 NOTHING = "nothing"
 """The category whose right output is the reference."""
@@ -38,12 +38,36 @@ def reference_loss(
     x0: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"], nothing: Bool[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
     """Eq. 21: for do-nothing samples the mean squared distance of output and reference latents, for others 0."""
-    return torch.where(nothing, preservation_loss(x0, reference), 0)
+    everywhere = torch.ones_like(reference[:, :1, :1, :1])
+    return torch.where(nothing, preservation_loss(x0, reference, everywhere), 0)
 
 
-def preservation_loss(x0: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
-    """Eq. 21 asked of every sample, an addition to the paper: it holds back what drifts, and the edit with it."""
-    return (at_least_fp32(x0) - reference.detach()).square().mean(dim=(1, 2, 3))
+def preservation_loss(
+    x0: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"], kept: Float[Tensor, "b 1 #h #w"]
+) -> Float[Tensor, "b"]:
+    """Eq. 21 asked of every sample, an addition to the paper, with a weight in [0, 1] for each place: mean of
+    k (x0 - y)². With k = 1 everywhere it holds back what drifts, and the edit with it; Eq. 22 gives a better k.
+    """
+    return (kept * (at_least_fp32(x0) - reference.detach()).square()).mean(dim=(1, 2, 3))
+
+
+@torch.no_grad()
+def kept_places(
+    reference: Float[Tensor, "b c h w"],
+    edited: Velocity,
+    described: Velocity,
+    t: Float[Tensor, "b"],
+    noise: Float[Tensor, "b c h w"],
+    width: float,
+) -> Float[Tensor, "b 1 h w"]:
+    """Eq. 22: k = exp(-(d / width)²), d = mean over channels of |x̂0_edited - x̂0_described|: both are the teacher's
+    estimates at the reference noised to t, under the edited caption and under the reference's own. Where the two
+    captions lead to the same image, the edit is not. Needs no pair; the idea of DiffEdit's masks (Couairon et al.,
+    arXiv 2210.11427).
+    """
+    x_t = interpolate(reference, noise, t)
+    gap = at_least_fp32(to_x0(x_t, edited(x_t, t), t)) - to_x0(x_t, described(x_t, t), t)
+    return torch.exp(-(gap.abs().mean(dim=1, keepdim=True) / width).square())
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +112,7 @@ def student_losses(
     reference: Float[Tensor, "b"],
     preservation: Float[Tensor, "b"],
 ) -> StudentLosses:
-    """Eq. 22: L = mean over the batch of the terms, each times its λ.
+    """Eq. 23: L = mean over the batch of the terms, each times its λ.
 
     A term whose weight is 0 is left out of the graph, so its models are spared a backward pass and a non-finite value
     in it is reported but does no harm. Pass zeros for a term that was not computed.

@@ -117,7 +117,7 @@ class VocabularyAsking:
 def reward(
     judge: Judge, reference: Float[Tensor, "b 3 h w"], edited: Float[Tensor, "b 3 eh ew"], questions: Questions
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b q"]]:
-    """A judge's verdict as a number (Eq. 23), and the log-odds behind it. Nothing has a gradient."""
+    """A judge's verdict as a number (Eq. 24), and the log-odds behind it. Nothing has a gradient."""
     odds = judge.yes_minus_no(reference, edited, questions)
     wants_yes, asked = (table.to(odds.device) for table in _tables(questions))
     return judge_reward(odds, wants_yes, asked), odds

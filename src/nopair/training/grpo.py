@@ -57,7 +57,7 @@ class _Rollout:
 
 @final
 class GrpoPhase:
-    """Flow-GRPO (Eq. 23-30): rollouts without gradient, their verdicts as rewards, then `updates` steps on them.
+    """Flow-GRPO (Eq. 24-31): rollouts without gradient, their verdicts as rewards, then `updates` steps on them.
 
     Sample k of record r is number r * group + k, and its noises and trained moves depend on that number alone.
     """

@@ -22,6 +22,7 @@ from nopair.method.objective import (
 from nopair.method.verdict import ramp
 from nopair.training.asking import ASKINGS, count_right, questions_about, shares_right
 from nopair.training.generated import FAKE_SAMPLES, UNROLLS, Made, generate
+from nopair.training.keeping import KEPT, everywhere
 from nopair.training.optim import Ema, accumulate
 from nopair.training.parts import Draws, Parts, Piece, Trained, assign
 from nopair.training.phase import State
@@ -102,6 +103,7 @@ class EditPhase:
         )
         self._ask = ASKINGS[config.judge_loss](parts.judge)
         self._unroll = UNROLLS[config.unroll]
+        self._kept = KEPT[config.preserve] if config.preservation_weight > 0 else everywhere
         self._shown = FAKE_SAMPLES[config.fake_samples](parts, self.name, config)
         self.steps = config.steps
         self.begin()
@@ -152,7 +154,7 @@ class EditPhase:
         dmd = dmd_loss(x0, real, fake, t, noise, NORMALISERS[config.normaliser])
         judged, verdict = self._judge(piece, x0, index)
         reference = reference_loss(x0, piece.reference, does_nothing(batch).to(x0.device))
-        drift = preservation_loss(x0, piece.reference)
+        drift = preservation_loss(x0, piece.reference, self._kept(roles.teacher, config, piece))
         return x0, student_losses(self._weights, judged, dmd, reference, drift), verdict
 
     def _negatives(self, batch: EditBatch) -> tuple[str, ...]:

@@ -1,0 +1,58 @@
+"""How well the teacher says where an edit is, without pairs: Eq. 22 against the true edit on held-out scenes."""
+
+import argparse
+from collections import defaultdict
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nopair.config import load_recipe
+from nopair.training.keeping import unedited
+from nopair.training.parts import Draws, Piece
+from nopair.training.run import compose
+from nopair.world.cases import held_out_cases
+from nopair.world.edits import CATEGORIES
+from nopair.world.records import to_batch, to_record
+from nopair.world.render import render_batch
+
+CHANGED = 0.15
+"""Mean difference of two latents, in their standard deviations, above which a place differs."""
+
+
+def chance_above(scores: Float[Tensor, " place"], positive: Bool[Tensor, " place"]) -> float:
+    """Area under the ROC curve: how often a positive place scores above another one, ties by halves."""
+    gaps = scores[positive][:, None] - scores[~positive][None]
+    return ((gaps > 0).double().mean() + (gaps == 0).double().mean() / 2).item()
+
+
+@torch.no_grad()
+def main() -> None:
+    """One line per kind of edit: area under the curve, and what share of kept and of edited places is held."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--per-category", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("overrides", nargs="*", help="of the demo recipe, such as npedit.preserve_time=0.9")
+    arguments = parser.parse_args()
+    recipe = load_recipe("demo", arguments.overrides)
+    teacher = compose(recipe).roles.teacher
+    edits = held_out_cases(arguments.seed, arguments.per_category, [name for name in CATEGORIES if name != "nothing"])
+    batch = to_batch([to_record(edit) for edit in edits])
+    reference = teacher.encode_image(batch.reference)
+    after = teacher.encode_image(render_batch([edit.target for edit in edits]))
+    draws = Draws(arguments.seed, "places", range(len(edits)), reference)
+    texts = (teacher.encode_text(batch.instructions), teacher.encode_text(batch.edited_captions))
+    kept = unedited(teacher, recipe.npedit, Piece(batch, reference, *texts, draws))[:, 0]
+    changed = (reference - after).abs().mean(dim=1) > CHANGED
+    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for edit, held, wrong in zip(edits, kept, changed, strict=True):
+        area = chance_above(-held.flatten(), wrong.flatten())
+        rows[edit.category].append((area, held[~wrong].mean().item(), held[wrong].mean().item()))
+    print(f"{'':12} {'area under curve':>17} {'kept: k':>8} {'edited: k':>10}")
+    for category, values in rows.items():
+        area, same, other = torch.tensor(values).nanmean(dim=0).tolist()
+        print(f"{category:12} {area:17.3f} {same:8.2f} {other:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
