@@ -89,11 +89,13 @@ FAKE_STEPS: Final = Study(
 PRESERVATION: Final = Study(
     name="preservation",
     question="What does a loss on the distance to the reference gain in preservation, and cost in success?",
-    claim="Authors' site: it helps somewhat with what drifts, and costs edits.",
+    claim="Authors' site: it helps somewhat with what drifts, and costs edits. Asking the teacher where is our own.",
     variants=(
         Variant("none"),
         Variant("0.1", ("npedit.preservation_weight=0.1",)),
         Variant("0.5", ("npedit.preservation_weight=0.5",)),
+        Variant("0.5, where no edit is", ("npedit.preservation_weight=0.5", "npedit.preserve=unedited")),
+        Variant("4, where no edit is", ("npedit.preservation_weight=4", "npedit.preserve=unedited")),
     ),
 )
 
