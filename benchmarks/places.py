@@ -1,13 +1,13 @@
 """How well the teacher says where an edit is, without pairs: Eq. 22 against the true edit on held-out scenes."""
 
 import argparse
+import math
 from collections import defaultdict
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from nopair.config import load_recipe
+from nopair.evaluation.audit.measures import auc
 from nopair.training.keeping import unedited
 from nopair.training.parts import Draws, Piece
 from nopair.training.run import compose
@@ -18,12 +18,6 @@ from nopair.world.render import render_batch
 
 CHANGED = 0.15
 """Mean difference of two latents, in their standard deviations, above which a place differs."""
-
-
-def chance_above(scores: Float[Tensor, " place"], positive: Bool[Tensor, " place"]) -> float:
-    """Area under the ROC curve: how often a positive place scores above another one, ties by halves."""
-    gaps = scores[positive][:, None] - scores[~positive][None]
-    return ((gaps > 0).double().mean() + (gaps == 0).double().mean() / 2).item()
 
 
 @torch.no_grad()
@@ -46,8 +40,10 @@ def main() -> None:
     changed = (reference - after).abs().mean(dim=1) > CHANGED
     rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for edit, held, wrong in zip(edits, kept, changed, strict=True):
-        area = chance_above(-held.flatten(), wrong.flatten())
-        rows[edit.category].append((area, held[~wrong].mean().item(), held[wrong].mean().item()))
+        area = auc((-held).flatten().tolist(), wrong.flatten().tolist())
+        rows[edit.category].append(
+            (math.nan if area is None else area, held[~wrong].mean().item(), held[wrong].mean().item())
+        )
     print(f"{'':12} {'area under curve':>17} {'kept: k':>8} {'edited: k':>10}")
     for category, values in rows.items():
         area, same, other = torch.tensor(values).nanmean(dim=0).tolist()
