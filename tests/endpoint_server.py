@@ -153,6 +153,8 @@ def serve(script: Script) -> Iterator[EndpointServer]:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
+    """More than any test asks at once. With the library's 5, connections are reset where threads are slow to start."""
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that was killed is part of the tests."""
