@@ -59,6 +59,7 @@ judge:
   dtype: float32
   bits: null
   checkpointing: false
+  offload: false
 ensemble: []
 bystander: null
 data:
@@ -330,6 +331,7 @@ def test_an_unknown_key_in_the_file_names_the_nearest() -> None:
         ("data={}", ["data", "source: world"]),
         ("data={source: photos, path: x, categories: [add]}", ["data.categories", "another data.source"]),
         ("judge.bits=3", ["judge.bits", "4 or 8"]),
+        ("judge={path: tiny:judge, bits: 4, offload: true}", ["judge", "offload needs bits: null"]),
         ("ensemble=[{}]", ["ensemble.0.path is missing"]),
         ("bystander.weight=2", ["bystander.path is missing"]),
         ("base.roles=half", ["base.roles", "'half'", "'full' or 'lora'"]),

@@ -95,6 +95,13 @@ class JudgeConfig(Section):
         default=None, description="quantise its language model to so many bits; needs a GPU and the extra `quant`"
     )
     checkpointing: bool = Field(default=False, description="recompute its activations: less memory, more time")
+    offload: bool = Field(default=False, description="keep its weights in host memory while it is not asked")
+
+    @model_validator(mode="after")
+    def _compatible(self) -> "JudgeConfig":
+        if self.offload and self.bits is not None:
+            raise ValueError("offload needs bits: null; quantised weights stay on the GPU")
+        return self
 
 
 class SamplingConfig(Section):

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nopair.config import load_recipe
 from nopair.errors import ConfigError, ModelError
+from nopair.judges.vision_language import VisionLanguageJudge
 from nopair.planning.architecture import architecture, published
 from nopair.planning.cards import CARDS, throughput
 from nopair.planning.ledger import ATTENTION
@@ -37,6 +38,7 @@ VARIANTS = {
     "recomputed": ["base.roles=lora", "base.checkpointing=true", "judge.checkpointing=true"],
     "in pieces": ["npedit.accumulate=2"],
     "half": ["base.roles=lora", "base.dtype=bfloat16", "judge.dtype=bfloat16"],
+    "offloaded": ["judge.offload=true"],
 }
 
 
@@ -58,7 +60,8 @@ def standing_bytes(training: Training) -> int:
     roles, backbone = training.roles, training.backbone
     modules = [value for value in vars(backbone).values() if isinstance(value, nn.Module)]
     modules += [role.transformer for role in (roles.student, roles.teacher, roles.fake)]
-    modules.append(training.judge.model)  # pyright: ignore
+    if isinstance(training.judge, VisionLanguageJudge):  # an offloaded one has nothing there between two steps
+        modules.append(training.judge.model)
     held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     held += [*tensors(training.warmup.state()), *tensors(training.npedit.state())]
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
@@ -115,6 +118,26 @@ def test_a_plan_names_every_owner(demo: Plan) -> None:
     assert stages[STUDENT].owners["weights: student"] == pytest.approx(4 * weights, rel=0.01)
     assert stages[STUDENT].owners["optimiser state"] == pytest.approx(3 * 8 * weights, rel=0.01)  # warm-up's is kept
     assert demo.peak_bytes == max(stage.peak_bytes for stage in demo.stages)
+
+
+def test_an_offloaded_judge_is_there_only_when_it_is_asked() -> None:
+    two = ["ensemble=[{path: tiny:judge}]", "logging.samples_every=0"]
+    kept = plan(load_recipe("demo", [*SHORT, *two]), switches=False)
+    away = plan(
+        load_recipe("demo", [*SHORT, "ensemble=[{path: tiny:judge, offload: true}]", two[1], "judge.offload=true"]),
+        switches=False,
+    )
+    assert away.parameters == kept.parameters
+    before, after = ({stage.name: stage for stage in one.stages} for one in (kept, away))
+    judges = [f"weights: {name}" for name in ("judge", "judge 2")]
+    for name in (WARMUP, FAKE):
+        assert all(before[name].owners[judge] > 0 for judge in judges)
+        gone = [before[name].owners[judge] - after[name].owners[judge] for judge in judges]
+        assert gone == pytest.approx([before[name].owners[judge] for judge in judges], rel=0.01), "all but buffers"
+        assert before[name].peak_bytes - after[name].peak_bytes == sum(gone)
+    small = [after[STUDENT].owners[judge] < 0.01 * before[STUDENT].owners[judge] for judge in judges]
+    assert any(small), "one is away while the other is asked"
+    assert away.step_flops["npedit"] > kept.step_flops["npedit"], "asked twice"
 
 
 @pytest.mark.skipif(

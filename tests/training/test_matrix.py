@@ -109,6 +109,35 @@ def test_judges_together_and_one_that_only_watches(models: Path, tmp_path: Path)
     assert single["judge"] != alone["judge"]
 
 
+def test_judges_that_are_offloaded_teach_the_same(models: Path, tmp_path: Path) -> None:
+    others = {name: f"'{models / 'judges' / name}'" for name in ("smolvlm", "qwen3_vl")}
+    steps = []
+    for offload in ("false", "true"):
+        run = recipe(
+            models,
+            "zimage",
+            "internvl",
+            tmp_path / "run",
+            f"judge.offload={offload}",
+            f"ensemble=[{{path: {others['smolvlm']}, offload: {offload}}}]",
+            f"bystander={{path: {others['qwen3_vl']}, offload: {offload}}}",
+        )
+        phase = compose(run).npedit
+        steps.append([phase.step(index) for index in range(2)])
+    assert steps[0] == steps[1]
+
+
+def test_an_offloaded_judge_comes_to_its_device(far: ModuleType, models: Path, tmp_path: Path) -> None:
+    """Without gradient: that device cannot make new numbers in a backward pass."""
+    run = recipe(models, "zimage", "qwen2_5_vl", tmp_path / "run", "judge.offload=true")
+    before, after = torch.rand(2, 1, 3, 64, 64)
+    asked = [questions_for("add", "add a hat", "hat")]
+    expected = compose(run).judge.yes_minus_no(before, after, asked)
+    with far.far_device() as device, torch.no_grad():
+        odds = compose(run, device).judge.yes_minus_no(before.to(device), after.to(device), asked)
+        torch.testing.assert_close(odds.cpu(), expected)
+
+
 @pytest.mark.parametrize(("base", "judge"), list(zip((*BASES, BASES[0]), JUDGES, strict=True)))
 def test_every_family_keeps_to_its_device(far: ModuleType, models: Path, tmp_path: Path, base: str, judge: str) -> None:
     """A step as on the CPU, on a device that refuses to be mixed with it; then its state, and an edit."""

@@ -226,6 +226,8 @@ def _changes(recipe: Recipe, ranks: int) -> Iterator[tuple[str, ...]]:
     for bits in _others(recipe.judge.bits):
         yield (f"judge.bits={bits}",)
     yield (f"judge.checkpointing={_flipped(recipe.judge.checkpointing)}",)
+    offload = f"judge.offload={_flipped(recipe.judge.offload)}"
+    yield (offload,) if recipe.judge.bits is None else ("judge.bits=null", offload)
 
 
 def _others(bits: int | None) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """The phases of a recipe, run for one step on models without memory, under a ledger."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,8 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from nopair.backbones.base import StoredBackbone
 from nopair.backbones.roles import TRAINED, FullRoles, LoraRoles, Roles
-from nopair.config import Recipe
+from nopair.config import JudgeConfig, Recipe
+from nopair.judges.base import Judge
 from nopair.judges.ensemble import JudgeEnsemble
+from nopair.judges.offload import Here, HostWeights, OffloadedJudge
 from nopair.judges.vision_language import VisionLanguageJudge
 from nopair.method.flow import levels
 from nopair.planning.architecture import architecture
@@ -21,7 +23,7 @@ from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import Ledger, Stage
 from nopair.planning.packed import PackedLinear
 from nopair.planning.records import shape_source, size_of
-from nopair.planning.shapes import META, ShapesOnly
+from nopair.planning.shapes import META, Constants, ShapesOnly
 from nopair.planning.views import BYSTANDER, GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedJudge, CountedRoles
 from nopair.training.parts import Parts
 from nopair.training.phases import EditPhase, WarmupPhase
@@ -61,10 +63,11 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     models = _models(recipe)
     ledger = Ledger("meta", aside=OPTIMISER)
     parameters = _own_frozen(ledger, recipe, models)
+    judges = _judges(ledger, recipe, models)
     roles = _roles(recipe, models.backbone)
     trainable = {NAMES[role]: _count(roles.trainable(role).values()) for role in TRAINED}
     _own_transformers(ledger, roles)
-    parts = _parts(recipe, roles, models, ledger)
+    parts = _parts(recipe, roles, judges, ledger)
     with ShapesOnly(), ledger, _watched(ledger, roles):
         with ledger.owner(EMA):
             phases = WarmupPhase(parts), EditPhase(parts)
@@ -115,20 +118,50 @@ def _models(recipe: Recipe) -> _Models:
 
 
 def _own_frozen(ledger: Ledger, recipe: Recipe, models: _Models) -> dict[str, int]:
-    """Tell the ledger of all frozen models but the transformer; parameters by model, the transformer's included."""
+    """Tell the ledger of all frozen models but transformer and judges; parameters by model, those two's included."""
     codecs: Any = models.backbone
     owned: dict[str, list[nn.Module]] = {VAE: [codecs.vae]}
     if recipe.data.cache is None:
         owned[TEXT] = text_encoders(models.backbone)
-    for number, judge in enumerate(models.judges, start=1):
-        owned[JUDGE if number == 1 else f"{JUDGE} {number}"] = [judge.model]
-    if models.bystander is not None:
-        owned[BYSTANDER] = [models.bystander.model]
     for name, modules in owned.items():
         for module in modules:
             ledger.own(_tensors(module), f"{WEIGHTS}{name}")
     whole = {"transformer": [models.backbone.transformer]} | owned
+    whole |= {name: [judge.model] for name, (judge, _) in _asked(recipe, models).items()}
     return {name: sum(map(_count_unpacked, modules)) for name, modules in whole.items()}
+
+
+def _asked(recipe: Recipe, models: _Models) -> dict[str, tuple[VisionLanguageJudge, JudgeConfig]]:
+    """All judges by name; the bystander, if there is one, is the last."""
+    configs = recipe.judge, *recipe.ensemble
+    names = [JUDGE if number == 1 else f"{JUDGE} {number}" for number in range(1, len(configs) + 1)]
+    found = dict(zip(names, zip(models.judges, configs, strict=True), strict=True))
+    if models.bystander is not None and recipe.bystander is not None:
+        found[BYSTANDER] = models.bystander, recipe.bystander
+    return found
+
+
+def _judges(ledger: Ledger, recipe: Recipe, models: _Models) -> dict[str, Judge]:
+    """All judges by name as training asks them, those that are offloaded without their weights."""
+    found: dict[str, Judge] = {}
+    for name, (judge, config) in _asked(recipe, models).items():
+        owner = f"{WEIGHTS}{name}"
+        found[name] = OffloadedJudge(judge, _counted(judge, owner, ledger)) if config.offload else judge
+        ledger.own(_tensors(judge.model), owner)
+    return found
+
+
+def _counted(judge: VisionLanguageJudge, owner: str, ledger: Ledger) -> Here:
+    """Offload a judge's weights, and tell the ledger whose they are whenever they are here."""
+    weights = HostWeights(judge.model, "meta")
+
+    @contextmanager
+    def here() -> Iterator[None]:
+        with weights.here(), Constants():
+            ledger.own(judge.model.parameters(), owner)
+            yield
+
+    return here
 
 
 def _own_transformers(ledger: Ledger, roles: Roles) -> None:
@@ -150,11 +183,11 @@ def _roles(recipe: Recipe, backbone: StoredBackbone) -> Roles:
         return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed, lora.ranks)
 
 
-def _parts(recipe: Recipe, roles: Roles, models: _Models, ledger: Ledger) -> Parts:
+def _parts(recipe: Recipe, roles: Roles, judges: Mapping[str, Judge], ledger: Ledger) -> Parts:
     weights = [one.weight for one in (recipe.judge, *recipe.ensemble)]
-    judges = models.judges
-    judge = judges[0] if len(judges) == 1 else JudgeEnsemble(judges, weights)
-    seen = models.bystander
+    asked = [judge for name, judge in judges.items() if name != BYSTANDER]
+    judge = asked[0] if len(asked) == 1 else JudgeEnsemble(asked, weights)
+    seen = judges.get(BYSTANDER)
     counted = CountedRoles(roles, ledger, cached=recipe.data.cache is not None, fake_stage=FAKE)
     height, width = size_of(recipe)
     shift = recipe.sampling.shift or roles.student.shift_for(height, width, recipe.sampling.steps)

@@ -34,15 +34,15 @@ class ShapesOnly:
         self._entered = ExitStack()
 
     def __enter__(self) -> None:
-        for context in (_Values(), _Constants(), _fused_attention()):
+        for context in (_Values(), Constants(), _fused_attention()):
             self._entered.enter_context(context)
 
     def __exit__(self, *error: Any) -> None:
         self._entered.__exit__(*error)
 
 
-class _Constants(TorchFunctionMode):
-    """Catches what torch does before any dispatch mode sees it."""
+class Constants(TorchFunctionMode):
+    """Catches what torch does before any dispatch mode sees it; torch itself leaves it in a backward pass."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

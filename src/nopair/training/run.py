@@ -29,6 +29,7 @@ from nopair.errors import ModelError
 from nopair.judges.base import Judge
 from nopair.judges.ensemble import JudgeEnsemble
 from nopair.judges.load import load_judge
+from nopair.judges.offload import HostWeights, OffloadedJudge
 from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
 from nopair.training.ahead import Ahead
@@ -192,12 +193,18 @@ def _cached(
 
 def _judges(configs: Sequence[JudgeConfig], device: torch.device | str) -> Judge:
     """One judge, or several as one."""
-    judges = [load_judge(resolve(one.path), getattr(torch, one.dtype), one.bits) for one in configs]
-    for judge, one in zip(judges, configs, strict=True):
-        judge.to(device)
-        if one.checkpointing:
-            judge.checkpoint()
+    judges = [_judge(one, device) for one in configs]
     return judges[0] if len(judges) == 1 else JudgeEnsemble(judges, [one.weight for one in configs])
+
+
+def _judge(config: JudgeConfig, device: torch.device | str) -> Judge:
+    judge = load_judge(resolve(config.path), getattr(torch, config.dtype), config.bits)
+    if config.checkpointing:
+        judge.checkpoint()
+    if not config.offload:
+        return judge.to(device)
+    weights = HostWeights(judge.model, device)
+    return OffloadedJudge(judge.to(device), weights.here)
 
 
 def _shift(recipe: Recipe, backbone: Backbone, size: tuple[int, int]) -> float:
