@@ -79,6 +79,18 @@ def test_a_judge_is_trained_on_from_its_folder(workplace: Path) -> None:
     assert not (workplace / "runs" / "tiny" / "judge").exists(), "the run of a new judge is another one"
 
 
+def test_a_smaller_judge_is_built_beside_the_usual_one_and_trained_on(workplace: Path) -> None:
+    weights = workplace / "weights"
+    build("judge", weights, 1, width=32)
+    assert {folder.name for folder in weights.iterdir()} == {"judge-32"}
+    assert (workplace / "runs" / "tiny" / "judge-32").is_dir()
+    judge = LlavaOnevisionJudge.load(weights / "judge-32")
+    assert judge.model.get_input_embeddings().weight.shape[1] == 32
+    build("judge", weights, 1, str(weights / "judge-32"))
+    assert {folder.name for folder in weights.iterdir()} == {"judge-32"}
+    assert (workplace / "runs" / "tiny" / "judge-32-continued").is_dir()
+
+
 def test_after_settling_the_judge_itself_is_trained() -> None:
     judge = LlavaOnevisionJudge.load(packaged() / "judge")
     before = {name: value.clone() for name, value in judge.model.state_dict().items()}
@@ -97,7 +109,13 @@ def test_only_a_tiny_judge_can_be_trained_on(workplace: Path, monkeypatch: pytes
         build("base", workplace / "weights", 1, "tiny:judge")
     with pytest.raises(ModelError, match="nowhere: no such model folder"):
         build("judge", workplace / "weights", 1, "nowhere")
-    monkeypatch.setattr("nopair.tiny.build.WIDTH", 3584)
+    with pytest.raises(ConfigError, match="--width is for the judge, not for vae"):
+        build("vae", workplace / "weights", 1, width=64)
+    with pytest.raises(ConfigError, match="leave out one of the two"):
+        build("judge", workplace / "weights", 1, "tiny:judge", 64)
+    with pytest.raises(ConfigError, match="--width 48: a tiny judge is one of 32, 64, 128 wide"):
+        build("judge", workplace / "weights", 1, width=48)
+    monkeypatch.setattr("nopair.tiny.build.WIDTHS", (3584,))
     with pytest.raises(ModelError, match="tiny:judge: is no tiny judge"):
         build("judge", workplace / "weights", 1, "tiny:judge")
 

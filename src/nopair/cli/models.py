@@ -36,6 +36,9 @@ def build(
         str | None,
         typer.Option(metavar="DIR", help="Train on this judge, a folder or tiny:judge, not a new one."),
     ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Width of a new judge: 32, 64 or 128. Smaller ones go into judge-WIDTH.")
+    ] = None,
 ) -> None:
     """Train the tiny models again, from nothing.
 
@@ -44,4 +47,4 @@ def build(
     from nopair.tiny.build import build as run_build
     from nopair.weights import packaged
 
-    run_build(part, packaged() if output is None else output, steps, start)
+    run_build(part, packaged() if output is None else output, steps, start, width)

@@ -25,7 +25,7 @@ from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.settings import path_override
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
 from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
-from nopair.tiny.judge import CONTINUED, WIDTH, JudgePhase, JudgeSettings, new_processor
+from nopair.tiny.judge import CONTINUED, WIDTHS, JudgePhase, JudgeSettings, new_processor
 from nopair.tiny.vae import DecoderPhase, VaePhase, VaeSettings
 from nopair.tiny.words import IMAGE, VIDEO, train_tokenizer
 from nopair.training import checkpoint
@@ -48,21 +48,35 @@ class PartRun(Run):
     settings: Mapping[str, int | float | str]
 
 
-def build(part: str, output: Path, steps: int | None = None, start: str | None = None) -> None:
+def build(
+    part: str, output: Path, steps: int | None = None, start: str | None = None, width: int | None = None
+) -> None:
     """Build one part, or `all`, into `output`/<part>; what was there is replaced when the new one is complete.
 
     `start`: a judge's folder, or tiny:judge, which is then trained on instead of a new one; for the judge alone.
+    `width`: of a new judge, one of `WIDTHS`; one that is not the usual one goes into `output`/judge-<width>.
 
     Raises:
-        ConfigError: `start` is given for another part than the judge.
+        ConfigError: `start` or `width` is given for another part than the judge, or both are given, or the width is
+            not one of those.
         ModelError: a part that this one needs is not there, or `start` is no such folder.
         Interrupted: after a signal, with the run saved; the same command goes on from there.
     """
     console = Console()
+    for option, value in (("--start", start), ("--width", width)):
+        if value is not None and part != "judge":
+            raise ConfigError(
+                f"{option} is for the judge, not for {part}; run: nopair tiny build judge {option} {value}"
+            )
+    if start is not None and width is not None:
+        raise ConfigError(
+            f"--width is for a new judge; the one in {start} has a width already: leave out one of the two"
+        )
     if start is not None:
-        if part != "judge":
-            raise ConfigError(f"--start is for the judge, not for {part}; run: nopair tiny build judge --start {start}")
         _continue_judge(output, steps, start, console)
+        return
+    if width is not None:
+        _build_judge(output, steps, console, width)
         return
     for name in PARTS if part == "all" else (part,):
         console.rule(f"tiny {name}")
@@ -90,33 +104,44 @@ def _build_base(output: Path, steps: int | None, console: Console) -> None:
         write_card(part, base_card(ZImageBackbone.load(part), settings))
 
 
-def _build_judge(output: Path, steps: int | None, console: Console) -> None:
-    settings = JudgeSettings() if steps is None else JudgeSettings(steps=steps)
+def _build_judge(output: Path, steps: int | None, console: Console, width: int = WIDTHS[-1]) -> None:
+    if width not in WIDTHS:
+        raise ConfigError(f"--width {width}: a tiny judge is one of {', '.join(map(str, WIDTHS))} wide")
+    settings = JudgeSettings(width=width)
+    settings = settings if steps is None else replace(settings, steps=steps)
     tokenizer = train_tokenizer(0, (IMAGE, VIDEO))
     phase = JudgePhase(_vae(output), tokenizer, settings)
-    _run((phase,), settings, console)
-    _save_judge(phase, output, "Trained by `nopair tiny build judge`")
+    _run((phase,), settings, console, _suffix(width))
+    option = f" --width {width}" if _suffix(width) else ""
+    _save_judge(phase, output, f"Trained by `nopair tiny build judge{option}`")
 
 
 def _continue_judge(output: Path, steps: int | None, start: str, console: Console) -> None:
-    settings = CONTINUED if steps is None else replace(CONTINUED, steps=steps)
     judge = LlavaOnevisionJudge.load(resolve(start))
     tokenizer, embedding = judge.tokenizer, judge.model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
-    if embedding.embedding_dim != WIDTH or not isinstance(tokenizer, PreTrainedTokenizerFast):
+    width = embedding.embedding_dim
+    if width not in WIDTHS or not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{start}: is no tiny judge; --start takes a folder that nopair tiny build judge has written")
+    settings = replace(CONTINUED, width=width)
+    settings = settings if steps is None else replace(settings, steps=steps)
     phase = JudgePhase(_vae(output), tokenizer, settings, judge.model)
-    _run((phase,), settings, console, start)
+    _run((phase,), settings, console, f"{_suffix(width)}-continued", start)
     _save_judge(phase, output, f"`{start}`, trained on by `nopair tiny build judge --start {start}`")
 
 
 def _save_judge(phase: JudgePhase, output: Path, made: str) -> None:
     base = output / "base" if (output / "base").is_dir() else packaged() / "base"
-    with folder_atomic(output / "judge", marker="config.json") as part:
+    with folder_atomic(output / f"judge{_suffix(phase.settings.width)}", marker="config.json") as part:
         phase.finish().half().save_pretrained(part)
         phase.judge.tokenizer.save_pretrained(part)
         new_processor().save_pretrained(part)
         write_card(part, judge_card(part, base, phase.settings, made))
+
+
+def _suffix(width: int) -> str:
+    """What the names of a judge's folders end in."""
+    return "" if width == WIDTHS[-1] else f"-{width}"
 
 
 def _build_editor(output: Path, steps: int | None, console: Console) -> None:
@@ -141,9 +166,11 @@ def _run(
     phases: Sequence[Phase],
     settings: VaeSettings | BaseSettings | JudgeSettings,
     console: Console,
+    suffix: str = "",
     start: str | None = None,
 ) -> None:
-    name = phases[0].name if start is None else f"{phases[0].name}-continued"
+    """`suffix` sets the run's folder apart from that of the part's usual run."""
+    name = f"{phases[0].name}{suffix}"
     run = PartRun(
         name=f"tiny-{name}",
         seed=settings.seed,

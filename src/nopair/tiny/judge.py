@@ -40,18 +40,19 @@ from nopair.world.edits import random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
 
-WIDTH: Final = 128
+WIDTHS: Final = (32, 64, 128)
+"""Of the judges there are; the last is the one that is meant where none is named."""
 _KINDS_OF_EVIDENCE: Final = ("edit", "identity", "presence")
 _COARSE: Final = 2
 """A patch's colours are told on a grid of this side."""
 _COLOURS: Final = 3 * _COARSE**2
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditionalGeneration:
+def new_model(tokenizer: PreTrainedTokenizerFast, width: int) -> LlavaOnevisionForConditionalGeneration:
     """A SigLIP tower of 2 layers on 8x8 patches and a Qwen2 language model of 4 layers, random weights."""
     vision = SiglipVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         image_size=SIZE,
@@ -60,8 +61,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
     )
     text = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -88,11 +89,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditiona
     # Words start at the scale of image tokens, so that neither drowns in the residual stream what layers add to it.
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
-    nn.init.normal_(embedding.weight, std=WIDTH**-0.5)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
     # Queries start equal to keys, so that like finds like from the first step: a word the patches it is true of, a
     # patch the same patch of the other image. Found by gradient descent alone, this takes thousands of steps.
     for layer in model.model.language_model.layers:
-        nn.init.normal_(layer.self_attn.q_proj.weight, std=WIDTH**-0.5)
+        nn.init.normal_(layer.self_attn.q_proj.weight, std=width**-0.5)
         layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
     return model
 
@@ -111,10 +112,12 @@ def new_processor() -> LlavaOnevisionImageProcessorPil:
 class JudgeSettings:
     """`batch` attempts a step (one or two questions each); peak learning rates; weights of the aids.
 
+    width: of both the vision tower and the language model.
     look: first steps, which teach the vision tower alone; settle: steps after these, which teach the aids alone.
     curriculum: steps over which attempts that have nothing to do with the reference become rare.
     """
 
+    width: int = WIDTHS[-1]
     steps: int = 3000
     batch: int = 24
     lr: float = 2e-3
@@ -151,11 +154,11 @@ class JudgePhase:
         self.steps = settings.steps
         self.device = choose_device("auto")
         self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
-        model = new_model(tokenizer) if start is None else start.float()
+        model = new_model(tokenizer, settings.width) if start is None else start.float()
         self.model = model.to(self.device)  # pyright: ignore[reportArgumentType]
         told = len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS
-        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, told)).to(self.device)
-        self.sight = Sight(tokenizer, WIDTH).to(self.device)
+        self.head = nn.Sequential(nn.LayerNorm(settings.width), nn.Linear(settings.width, told)).to(self.device)
+        self.sight = Sight(tokenizer, settings.width).to(self.device)
         self.models = nn.ModuleDict({"model": self.model, "evidence_head": self.head, "sight": self.sight})
         self.judge = LlavaOnevisionJudge(self.model, tokenizer, Preprocess.of(new_processor(), SIZE))
         self.yes_id, self.no_id = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
