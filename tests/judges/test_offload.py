@@ -41,9 +41,15 @@ def held(judge: VisionLanguageJudge) -> int:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-@pytest.mark.parametrize("asked", ["yes_minus_no", "answer_logits"])
-def test_answers_and_gradients_are_the_same_bits(folders: dict[str, Path], family: str, asked: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "checkpointing"), [("yes_minus_no", False), ("yes_minus_no", True), ("answer_logits", False)]
+)
+def test_answers_and_gradients_are_the_same_bits(
+    folders: dict[str, Path], family: str, asked: str, checkpointing: bool
+) -> None:
     judge = load_judge(folders[family])
+    if checkpointing:
+        judge.checkpoint()
     reference, edited = images()
     answers = getattr(judge, asked)(reference, edited, QUESTIONS)
     answers.square().sum().backward()
@@ -89,6 +95,29 @@ def test_weights_come_back_whole_and_leave_when_something_breaks(judge_folder: P
     assert held(judge) == 0
     with pytest.raises(RuntimeError):
         judge.yes_minus_no(*images(), QUESTIONS)
+
+
+def test_what_is_tied_stays_tied() -> None:
+    model = torch.nn.ModuleDict({"first": torch.nn.Linear(2, 2), "second": torch.nn.Linear(2, 2)}).requires_grad_(False)
+    first, second = model["first"], model["second"]
+    first.register_parameter("again", first.weight)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    second.weight = first.weight
+    weights = HostWeights(model, "cpu")
+    assert first.weight is second.weight is first.again
+    assert first.again.numel() == 0  # pyright: ignore[reportCallIssue]
+    with weights.here():
+        assert first.weight is second.weight is first.again
+        assert first.weight.shape == (2, 2)
+
+
+def test_weights_come_once_at_a_time() -> None:
+    model = torch.nn.Linear(2, 2).requires_grad_(False)
+    weights = HostWeights(model, "cpu")
+    with weights.here():
+        with pytest.raises(RuntimeError, match="on the device already"), weights.here():
+            pytest.fail("they came twice")
+        assert model.weight.shape == (2, 2), "who came first keeps them"
+    assert model.weight.numel() == 0
 
 
 def test_what_is_trained_cannot_be_kept_away() -> None:

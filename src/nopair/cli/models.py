@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from nopair.cli.common import echo, tiny
+from nopair.errors import ConfigError
 
 
 @tiny.command()
@@ -37,7 +38,8 @@ def build(
         typer.Option(metavar="DIR", help="Train on this judge, a folder or tiny:judge, not a new one."),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(min=1, help="Width of a new judge: 32, 64 or 128. Smaller ones go into judge-WIDTH.")
+        int | None,
+        typer.Option(min=1, help="Width of a new judge: 32, 64 or 128. A smaller one goes into DIR/judge-WIDTH."),
     ] = None,
 ) -> None:
     """Train the tiny models again, from nothing.
@@ -47,4 +49,6 @@ def build(
     from nopair.tiny.build import build as run_build
     from nopair.weights import packaged
 
+    if width is not None and output is None:
+        raise ConfigError(f"--width {width}: nopair comes with one judge; give another one a place with --output DIR")
     run_build(part, packaged() if output is None else output, steps, start, width)

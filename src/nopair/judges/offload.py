@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nopair.judges.base import VocabularyJudge
 from nopair.types import Question
@@ -29,32 +30,38 @@ class HostWeights:
             ValueError: a parameter is trained: what is learnt on the device would be lost.
         """
         self._device = torch.device(device)
+        self._is_here = False
         places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}  # a tied parameter has several
         for owner in module.modules():
-            for name, parameter in owner.named_parameters(recurse=False):
+            for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
                 places.setdefault(parameter, []).append((owner, name))
         if any(parameter.requires_grad for parameter in places):
             raise ValueError("only frozen weights can be kept in host memory")
-        self._homes = [(self._home(parameter.data), where) for parameter, where in places.items()]
+        self._homes = [(_home(parameter.data), where) for parameter, where in places.items()]
         self._leave()
-
-    def _home(self, values: Tensor) -> Tensor:
-        # Pinned memory is copied by the GPU itself.
-        return values.to("cpu").pin_memory() if self._device.type == "cuda" else values
 
     def _leave(self) -> None:
         for home, where in self._homes:
             _put(torch.empty(0, dtype=home.dtype, device=self._device), where)
+        self._is_here = False
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        """Inside, the module is whole and on the device; not to be entered twice at a time."""
+        """Inside, the module is whole and on the device. Raises RuntimeError if it is there already."""
+        if self._is_here:
+            raise RuntimeError("these weights are on the device already; who brought them would lose them")
+        self._is_here = True
         try:
             for home, where in self._homes:
-                _put(home.to(self._device, non_blocking=True, copy=True), where)
+                _put(home.to(self._device, copy=True), where)
             yield
         finally:
             self._leave()
+
+
+def _home(values: Tensor) -> Tensor:
+    """In pageable memory: torch rounds what it pins up to powers of two, which would nearly double a large judge."""
+    return values if values.is_meta else values.to("cpu")
 
 
 def _put(values: Tensor, where: Sequence[tuple[nn.Module, str]]) -> None:
@@ -119,7 +126,10 @@ class _Visit(torch.autograd.Function):
             return ask(edited)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (the decorator's types)
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, None, None]:
         (edited,) = ctx.saved_tensors
         with ctx.here(), torch.enable_grad():
             seen = edited.detach().requires_grad_()

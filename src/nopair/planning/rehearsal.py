@@ -42,6 +42,8 @@ _BETWEEN: Final = "between phases"
 OPTIMISER: Final = "optimiser state"
 EMA: Final = "EMA"
 WEIGHTS: Final = "weights: "
+VISITING: Final = "offloaded: "
+"""Begins the names of owners of weights that are there only while they are used."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,9 @@ def _judges(ledger: Ledger, recipe: Recipe, models: _Models) -> dict[str, Judge]
     """All judges by name as training asks them, those that are offloaded without their weights."""
     found: dict[str, Judge] = {}
     for name, (judge, config) in _asked(recipe, models).items():
-        owner = f"{WEIGHTS}{name}"
-        found[name] = OffloadedJudge(judge, _counted(judge, owner, ledger)) if config.offload else judge
-        ledger.own(_tensors(judge.model), owner)
+        visits = f"{VISITING}{name}"
+        found[name] = OffloadedJudge(judge, _counted(judge, visits, ledger)) if config.offload else judge
+        ledger.own(_tensors(judge.model), f"{WEIGHTS}{name}")
     return found
 
 

@@ -25,7 +25,7 @@ from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.settings import path_override
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings
 from nopair.tiny.cards import base_card, editor_card, judge_card, write_card
-from nopair.tiny.judge import CONTINUED, WIDTHS, JudgePhase, JudgeSettings, new_processor
+from nopair.tiny.judge import CONTINUED, WIDTH, WIDTHS, JudgePhase, JudgeSettings, new_processor
 from nopair.tiny.vae import DecoderPhase, VaePhase, VaeSettings
 from nopair.tiny.words import IMAGE, VIDEO, train_tokenizer
 from nopair.training import checkpoint
@@ -104,16 +104,15 @@ def _build_base(output: Path, steps: int | None, console: Console) -> None:
         write_card(part, base_card(ZImageBackbone.load(part), settings))
 
 
-def _build_judge(output: Path, steps: int | None, console: Console, width: int = WIDTHS[-1]) -> None:
+def _build_judge(output: Path, steps: int | None, console: Console, width: int = WIDTH) -> None:
     if width not in WIDTHS:
         raise ConfigError(f"--width {width}: a tiny judge is one of {', '.join(map(str, WIDTHS))} wide")
-    settings = JudgeSettings(width=width)
-    settings = settings if steps is None else replace(settings, steps=steps)
+    settings = JudgeSettings() if steps is None else JudgeSettings(steps=steps)
     tokenizer = train_tokenizer(0, (IMAGE, VIDEO))
-    phase = JudgePhase(_vae(output), tokenizer, settings)
+    phase = JudgePhase(_vae(output), tokenizer, settings, width=width)
     _run((phase,), settings, console, _suffix(width))
     option = f" --width {width}" if _suffix(width) else ""
-    _save_judge(phase, output, f"Trained by `nopair tiny build judge{option}`")
+    _save_judge(phase, width, output, f"Trained by `nopair tiny build judge{option}`")
 
 
 def _continue_judge(output: Path, steps: int | None, start: str, console: Console) -> None:
@@ -123,16 +122,15 @@ def _continue_judge(output: Path, steps: int | None, start: str, console: Consol
     width = embedding.embedding_dim
     if width not in WIDTHS or not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{start}: is no tiny judge; --start takes a folder that nopair tiny build judge has written")
-    settings = replace(CONTINUED, width=width)
-    settings = settings if steps is None else replace(settings, steps=steps)
-    phase = JudgePhase(_vae(output), tokenizer, settings, judge.model)
+    settings = CONTINUED if steps is None else replace(CONTINUED, steps=steps)
+    phase = JudgePhase(_vae(output), tokenizer, settings, judge.model, width)
     _run((phase,), settings, console, f"{_suffix(width)}-continued", start)
-    _save_judge(phase, output, f"`{start}`, trained on by `nopair tiny build judge --start {start}`")
+    _save_judge(phase, width, output, f"`{start}`, trained on by `nopair tiny build judge --start {start}`")
 
 
-def _save_judge(phase: JudgePhase, output: Path, made: str) -> None:
+def _save_judge(phase: JudgePhase, width: int, output: Path, made: str) -> None:
     base = output / "base" if (output / "base").is_dir() else packaged() / "base"
-    with folder_atomic(output / f"judge{_suffix(phase.settings.width)}", marker="config.json") as part:
+    with folder_atomic(output / f"judge{_suffix(width)}", marker="config.json") as part:
         phase.finish().half().save_pretrained(part)
         phase.judge.tokenizer.save_pretrained(part)
         new_processor().save_pretrained(part)
@@ -141,7 +139,7 @@ def _save_judge(phase: JudgePhase, output: Path, made: str) -> None:
 
 def _suffix(width: int) -> str:
     """What the names of a judge's folders end in."""
-    return "" if width == WIDTHS[-1] else f"-{width}"
+    return "" if width == WIDTH else f"-{width}"
 
 
 def _build_editor(output: Path, steps: int | None, console: Console) -> None:

@@ -40,8 +40,9 @@ from nopair.world.edits import random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
 
-WIDTHS: Final = (32, 64, 128)
-"""Of the judges there are; the last is the one that is meant where none is named."""
+WIDTH: Final = 128
+"""Of the shipped judge's vision tower and language model."""
+WIDTHS: Final = (32, 64, WIDTH)
 _KINDS_OF_EVIDENCE: Final = ("edit", "identity", "presence")
 _COARSE: Final = 2
 """A patch's colours are told on a grid of this side."""
@@ -112,12 +113,10 @@ def new_processor() -> LlavaOnevisionImageProcessorPil:
 class JudgeSettings:
     """`batch` attempts a step (one or two questions each); peak learning rates; weights of the aids.
 
-    width: of both the vision tower and the language model.
     look: first steps, which teach the vision tower alone; settle: steps after these, which teach the aids alone.
     curriculum: steps over which attempts that have nothing to do with the reference become rare.
     """
 
-    width: int = WIDTHS[-1]
     steps: int = 3000
     batch: int = 24
     lr: float = 2e-3
@@ -148,17 +147,19 @@ class JudgePhase:
         tokenizer: PreTrainedTokenizerFast,
         settings: JudgeSettings,
         start: LlavaOnevisionForConditionalGeneration | None = None,
+        width: int = WIDTH,
     ) -> None:
+        """`width` is that of a new model, or of `start`."""
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
         self.device = choose_device("auto")
         self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
-        model = new_model(tokenizer, settings.width) if start is None else start.float()
+        model = new_model(tokenizer, width) if start is None else start.float()
         self.model = model.to(self.device)  # pyright: ignore[reportArgumentType]
         told = len(_KINDS_OF_EVIDENCE) + 2 * _COLOURS
-        self.head = nn.Sequential(nn.LayerNorm(settings.width), nn.Linear(settings.width, told)).to(self.device)
-        self.sight = Sight(tokenizer, settings.width).to(self.device)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, told)).to(self.device)
+        self.sight = Sight(tokenizer, width).to(self.device)
         self.models = nn.ModuleDict({"model": self.model, "evidence_head": self.head, "sight": self.sight})
         self.judge = LlavaOnevisionJudge(self.model, tokenizer, Preprocess.of(new_processor(), SIZE))
         self.yes_id, self.no_id = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))

@@ -33,6 +33,7 @@ from nopair.training.phase import State
 FORMAT: Final = 1
 FREE_KEYS: Final = (
     *("name", "output", "threads", "logging", "checkpoint", "guard"),
+    *("base.checkpointing", "judge.checkpointing", "judge.offload"),
     *(f"{phase}.{key}" for phase in ("warmup", "sft", "grpo", "npedit") for key in ("steps", "accumulate")),
 )
 """What a resumed run may say otherwise than its checkpoint. New steps also move the schedule's end."""
