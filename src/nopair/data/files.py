@@ -185,9 +185,25 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove the unfinished files of writers that were killed. For who alone writes to `folder`.
+
+    Raises:
+        OutputError: one cannot be removed.
+    """
+    for part in folder.glob(_PART.format("*")):
+        try:
+            part.unlink()
+        except OSError as error:
+            raise OutputError(f"{part}: cannot be removed ({_reason(error)}); remove it yourself") from error
+
+
+_PART: Final = ".nopair-{}.part"
+
+
 def _beside(path: Path) -> Path:
     """A new hidden name in the same folder, so that renaming stays on one disk; short, as names have a limit."""
-    return path.parent / f".nopair-{secrets.token_hex(8)}.part"
+    return path.parent / _PART.format(secrets.token_hex(8))
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nopair.data.files import file_atomic, make_folder, write_atomic
+from nopair.data.files import file_atomic, make_folder, remove_parts, write_atomic
 from nopair.data.records import CATEGORIES, NEEDED, Photo, Record, Score, Sha256, Stage, problem_of
 from nopair.errors import DataError, OutputError
 
@@ -112,6 +112,8 @@ def write_dataset(
     if folder.is_dir() and any(folder.glob("data/*")) and not (folder / CARD).is_file():
         _require_ours(folder)
     make_folder(folder / "data")
+    for place in (folder, folder / "data"):
+        remove_parts(place)
     (folder / CARD).unlink(missing_ok=True)
     shards: list[Shard] = []
     with file_atomic(folder / SHAPES) as file:
