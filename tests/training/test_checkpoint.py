@@ -329,6 +329,9 @@ def test_another_recipe_is_refused(saved: Path, toy: ModuleType, override: str) 
         "logging.every=1",
         "checkpoint.keep=9",
         "guard.max_skipped=7",
+        "base.checkpointing=true",
+        "judge.checkpointing=true",
+        "judge.offload=true",
     ],
 )
 def test_what_may_differ_on_resuming(saved: Path, toy: ModuleType, override: str) -> None:

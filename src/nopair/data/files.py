@@ -14,6 +14,8 @@ from nopair.errors import ImageError, OutputError
 
 IMAGE_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Suffixes of the images nopair reads and writes, and Pillow's name of each format."""
+_PART: Final = ".nopair-{}.part"
+"""Names of what is not complete yet."""
 
 
 def image_format(path: Path) -> str:
@@ -196,9 +198,6 @@ def remove_parts(folder: Path) -> None:
             part.unlink()
         except OSError as error:
             raise OutputError(f"{part}: cannot be removed ({_reason(error)}); remove it yourself") from error
-
-
-_PART: Final = ".nopair-{}.part"
 
 
 def _beside(path: Path) -> Path:
