@@ -257,10 +257,9 @@ def test_tiny_build(run: Run, stub: Any, tmp_path: Path) -> None:
 
     calls = stub("nopair.tiny.build", "build")
     assert run("tiny", "build", "judge", "-o", tmp_path, "--steps", "15")[0] == run("tiny", "build")[0] == 0
-    assert calls == [(("judge", tmp_path, 15, None, None), {}), (("all", packaged(), None, None, None), {})]
-    assert run("tiny", "build", "judge", "-o", tmp_path, "--width", "64")[0] == 0
-    assert calls[2:] == [(("judge", tmp_path, None, None, 64), {})]
-    assert "--output DIR" in run("tiny", "build", "judge", "--width", "64")[2]
+    assert calls == [(("judge", tmp_path, 15, None), {}), (("all", packaged(), None, None), {})]
+    assert run("tiny", "build", "judge-64")[0] == 0
+    assert calls[2:] == [(("judge-64", packaged(), None, None), {})]
     assert run("tiny", "build", "jugde")[0] == 2
 
 

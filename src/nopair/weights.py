@@ -10,7 +10,7 @@ from nopair.errors import ModelError
 PREFIX: Final = "tiny:"
 _HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """What names on the hub look like; so do relative paths."""
-PARTS: Final = ("base", "judge", "editor")
+PARTS: Final = ("base", "judge", "judge-64", "judge-32", "editor")
 
 
 def packaged() -> Path:
@@ -19,7 +19,7 @@ def packaged() -> Path:
 
 
 def resolve(name: str) -> Path:
-    """`tiny:base`, `tiny:judge` and `tiny:editor` to the folders within the package; any other name is a path.
+    """`tiny:` and one of `PARTS` to its folder within the package; any other name is a path.
 
     Raises:
         ModelError: no tiny model of that name, or no such folder.

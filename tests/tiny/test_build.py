@@ -17,7 +17,7 @@ from nopair.tiny.build import build
 from nopair.tiny.cards import judge_tables
 from nopair.tiny.judge import CONTINUED, JudgePhase
 from nopair.tiny.quality import JudgeQuality
-from nopair.weights import packaged
+from nopair.weights import PARTS, packaged
 
 FILE = "model.safetensors"
 
@@ -33,7 +33,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     output = workplace / "weights"
     build("all", output, 2)
-    assert sorted(path.name for path in output.iterdir()) == ["base", "editor", "judge"]
+    assert sorted(path.name for path in output.iterdir()) == ["base", "editor", "judge", "judge-32", "judge-64"]
     pipeline = ZImagePipeline.from_pretrained(output / "base", dtype=torch.float32)
     image = pipeline(
         "small red circle top left, on teal dots", height=64, width=64, num_inference_steps=2, output_type="pil"
@@ -41,9 +41,11 @@ def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     assert image.size == (64, 64)
     LlavaOnevisionForConditionalGeneration.from_pretrained(output / "judge")
     AutoTokenizer.from_pretrained(output / "judge")
-    LlavaOnevisionJudge.load(output / "judge")
+    for name, width in (("judge", 128), ("judge-64", 64), ("judge-32", 32)):
+        judge = LlavaOnevisionJudge.load(output / name)
+        assert judge.model.get_input_embeddings().weight.shape[1] == width
     assert (output / "editor" / "nopair.json").is_file()
-    assert all((output / part / "README.md").is_file() for part in ("base", "judge", "editor"))
+    assert all((output / part / "README.md").is_file() for part in PARTS)
 
 
 def test_a_build_goes_on_where_it_was_stopped(workplace: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_part_without_what_it_needs_says_so(workplace: Path, monkeypatch: pyte
 
 def test_the_shipped_weights_are_half_precision_and_small() -> None:
     files = list(packaged().rglob("*.safetensors"))
-    assert {path.relative_to(packaged()).parts[0] for path in files} == {"base", "judge", "editor"}
+    assert {path.relative_to(packaged()).parts[0] for path in files} == set(PARTS)
     assert sum(path.stat().st_size for path in files) < 20e6
 
 
@@ -81,11 +83,9 @@ def test_a_judge_is_trained_on_from_its_folder(workplace: Path) -> None:
 
 def test_a_smaller_judge_is_built_beside_the_usual_one_and_trained_on(workplace: Path) -> None:
     weights = workplace / "weights"
-    build("judge", weights, 1, width=32)
+    build("judge-32", weights, 1)
     assert {folder.name for folder in weights.iterdir()} == {"judge-32"}
     assert (workplace / "runs" / "tiny" / "judge-32").is_dir()
-    judge = LlavaOnevisionJudge.load(weights / "judge-32")
-    assert judge.model.get_input_embeddings().weight.shape[1] == 32
     build("judge", weights, 1, str(weights / "judge-32"))
     assert {folder.name for folder in weights.iterdir()} == {"judge-32"}
     assert (workplace / "runs" / "tiny" / "judge-32-continued").is_dir()
@@ -109,12 +109,6 @@ def test_only_a_tiny_judge_can_be_trained_on(workplace: Path, monkeypatch: pytes
         build("base", workplace / "weights", 1, "tiny:judge")
     with pytest.raises(ModelError, match="nowhere: no such model folder"):
         build("judge", workplace / "weights", 1, "nowhere")
-    with pytest.raises(ConfigError, match="--width is for the judge, not for vae"):
-        build("vae", workplace / "weights", 1, width=64)
-    with pytest.raises(ConfigError, match="leave out one of the two"):
-        build("judge", workplace / "weights", 1, "tiny:judge", 64)
-    with pytest.raises(ConfigError, match="--width 48: a tiny judge is one of 32, 64, 128 wide"):
-        build("judge", workplace / "weights", 1, width=48)
     monkeypatch.setattr("nopair.tiny.build.WIDTHS", (3584,))
     with pytest.raises(ModelError, match="tiny:judge: is no tiny judge"):
         build("judge", workplace / "weights", 1, "tiny:judge")

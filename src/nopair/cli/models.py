@@ -1,12 +1,13 @@
 """Commands about the tiny models."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from nopair.cli.common import echo, tiny
-from nopair.errors import ConfigError
+
+_Part: TypeAlias = Literal["vae", "base", "judge", "judge-64", "judge-32", "editor", "all"]
 
 
 @tiny.command()
@@ -25,7 +26,7 @@ def measure(
 
 @tiny.command()
 def build(
-    part: Annotated[Literal["vae", "base", "judge", "editor", "all"], typer.Argument(help="What to build.")] = "all",
+    part: Annotated[_Part, typer.Argument(help="What to build.")] = "all",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder to write to, instead of the package's own."),
@@ -37,10 +38,6 @@ def build(
         str | None,
         typer.Option(metavar="DIR", help="Train on this judge, a folder or tiny:judge, not a new one."),
     ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(min=1, help="Width of a new judge: 32, 64 or 128. A smaller one goes into DIR/judge-WIDTH."),
-    ] = None,
 ) -> None:
     """Train the tiny models again, from nothing.
 
@@ -49,6 +46,4 @@ def build(
     from nopair.tiny.build import build as run_build
     from nopair.weights import packaged
 
-    if width is not None and output is None:
-        raise ConfigError(f"--width {width}: nopair comes with one judge; give another one a place with --output DIR")
-    run_build(part, packaged() if output is None else output, steps, start, width)
+    run_build(part, packaged() if output is None else output, steps, start)

@@ -1,11 +1,12 @@
 """`nopair tiny build`: trains the tiny checkpoints from nothing and writes them as ordinary Hugging Face folders.
 
-Parts are built in order, vae, base, judge, editor; a part needs those before it. Every part is one run of the shared
-training loop in `runs/tiny/<part>`, so an interrupted build goes on from its newest checkpoint.
+Parts are built in the order of `PARTS`; a part needs those before it, but for the smaller judges. Every part is one
+run of the shared training loop in `runs/tiny/<part>`, so an interrupted build goes on from its newest checkpoint.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, final
 
@@ -34,7 +35,8 @@ from nopair.training.phase import Phase
 from nopair.training.run import EDITOR, train
 from nopair.weights import packaged, resolve
 
-PARTS: Final = ("vae", "base", "judge", "editor")
+PARTS: Final = ("vae", "base", "judge", "judge-64", "judge-32", "editor")
+"""The smaller judges are for asking what a judge's size is worth; nothing else needs them."""
 RUNS: Final = Path("runs/tiny")
 """Where the runs keep their checkpoints, so that a build can be interrupted."""
 _VAE: Final = RUNS / "vae" / "vae"
@@ -48,35 +50,22 @@ class PartRun(Run):
     settings: Mapping[str, int | float | str]
 
 
-def build(
-    part: str, output: Path, steps: int | None = None, start: str | None = None, width: int | None = None
-) -> None:
+def build(part: str, output: Path, steps: int | None = None, start: str | None = None) -> None:
     """Build one part, or `all`, into `output`/<part>; what was there is replaced when the new one is complete.
 
-    `start`: a judge's folder, or tiny:judge, which is then trained on instead of a new one; for the judge alone.
-    `width`: of a new judge, one of `WIDTHS`; one that is not the usual one goes into `output`/judge-<width>.
+    `start`: a judge's folder, or tiny:judge, which is then trained on instead of a new one; for `judge` alone. What
+    comes of a smaller judge goes into the folder of its width.
 
     Raises:
-        ConfigError: `start` or `width` is given for another part than the judge, or both are given, or the width is
-            not one of those.
+        ConfigError: `start` is given for another part.
         ModelError: a part that this one needs is not there, or `start` is no such folder.
         Interrupted: after a signal, with the run saved; the same command goes on from there.
     """
     console = Console()
-    for option, value in (("--start", start), ("--width", width)):
-        if value is not None and part != "judge":
-            raise ConfigError(
-                f"{option} is for the judge, not for {part}; run: nopair tiny build judge {option} {value}"
-            )
-    if start is not None and width is not None:
-        raise ConfigError(
-            f"--width is for a new judge; the one in {start} has a width already: leave out one of the two"
-        )
     if start is not None:
+        if part != "judge":
+            raise ConfigError(f"--start is for the judge, not for {part}; run: nopair tiny build judge --start {start}")
         _continue_judge(output, steps, start, console)
-        return
-    if width is not None:
-        _build_judge(output, steps, console, width)
         return
     for name in PARTS if part == "all" else (part,):
         console.rule(f"tiny {name}")
@@ -105,14 +94,11 @@ def _build_base(output: Path, steps: int | None, console: Console) -> None:
 
 
 def _build_judge(output: Path, steps: int | None, console: Console, width: int = WIDTH) -> None:
-    if width not in WIDTHS:
-        raise ConfigError(f"--width {width}: a tiny judge is one of {', '.join(map(str, WIDTHS))} wide")
     settings = JudgeSettings() if steps is None else JudgeSettings(steps=steps)
     tokenizer = train_tokenizer(0, (IMAGE, VIDEO))
     phase = JudgePhase(_vae(output), tokenizer, settings, width=width)
     _run((phase,), settings, console, _suffix(width))
-    option = f" --width {width}" if _suffix(width) else ""
-    _save_judge(phase, width, output, f"Trained by `nopair tiny build judge{option}`")
+    _save_judge(phase, width, output, f"Trained by `nopair tiny build judge{_suffix(width)}`")
 
 
 def _continue_judge(output: Path, steps: int | None, start: str, console: Console) -> None:
@@ -156,6 +142,8 @@ _BUILDERS: Final[dict[str, Callable[[Path, int | None, Console], None]]] = {
     "vae": _build_vae,
     "base": _build_base,
     "judge": _build_judge,
+    "judge-64": partial(_build_judge, width=64),
+    "judge-32": partial(_build_judge, width=32),
     "editor": _build_editor,
 }
 

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from nopair.errors import ConfigError, OutputError, TrainingError
-from nopair.evaluation.studies import command, crew, run
+from nopair.evaluation.studies import command, crew, judges, run
 from nopair.evaluation.studies.catalogue import STUDIES
 from nopair.evaluation.studies.design import FULL, QUICK, Scale, Study, Variant
 from nopair.evaluation.studies.report import chart, markdown, render_study
 from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job, read_result, run_job
+from nopair.types import Question
 
 SHORT = ("warmup.batch=2", "npedit.batch=2", "npedit.fake_steps=1")
 STUDY = Study("mini", "Does it run?", "No claim.", (Variant("plain"), Variant("one & <two>", (), (1, 2))), SHORT)
@@ -103,6 +105,67 @@ def test_editors_are_scored_on_the_kinds_of_edit_that_the_study_is_about(tmp_pat
     assert (
         job.fingerprint != dataclasses.replace(job, study=dataclasses.replace(study, categories=("add",))).fingerprint
     )
+
+
+def test_editors_are_scored_by_the_judge_that_the_study_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which makes it another result, unless that is the judge they were trained under."""
+    study = dataclasses.replace(STUDY, variants=STUDY.variants[:1], scorer="tiny:judge")
+    job = Job(study, study.variants[0], 0, SCALE, tmp_path, threads=1)
+    assert job.scorer is None
+    assert job.fingerprint == make_job(tmp_path, study.variants[0]).fingerprint
+    two = Variant("two", ("ensemble=[{path: tiny:judge}]",))
+    assert dataclasses.replace(job, variant=two).scorer == "tiny:judge", "an ensemble is another judge than any of its"
+    none = dataclasses.replace(job, variant=two, study=dataclasses.replace(study, scorer=None))
+    assert none.scorer is None
+    assert none.fingerprint != dataclasses.replace(job, variant=two).fingerprint
+    monkeypatch.setattr(run, "load_judge", lambda folder: Stubborn(folder.name))
+    run_job(dataclasses.replace(job, variant=two), Console(quiet=True))
+    assert [row["judge_edit"] for row in read_result(dataclasses.replace(job, variant=two).folder)["marks"]] == [1.0]
+
+
+class Stubborn:
+    """Finds every edit done, and nothing else kept."""
+
+    def __init__(self, name: str) -> None:
+        assert name == "judge"
+
+    def to(self, device: str) -> "Stubborn":
+        return self
+
+    def yes_minus_no(self, reference: Any, edited: Any, questions: list[list[Question]]) -> torch.Tensor:
+        rows = [[1.0 if (q.kind == "edit") == q.wants_yes else -1.0 for q in row] for row in questions]
+        longest = max(map(len, rows))
+        return torch.tensor([row + [0.0] * (longest - len(row)) for row in rows])
+
+
+def test_judges_are_audited_once_each_and_shown_beside_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Variant("small", ("judge.path=tiny:judge-32",))
+    both = Variant("both", ("ensemble=[{path: tiny:judge-32}]",))
+    study = dataclasses.replace(STUDY, variants=(STUDY.variants[0], small, both), audited=True)
+    jobs = [Job(study, variant, seed, SCALE, tmp_path) for variant in study.variants for seed in (0, 1)]
+    assert len({judges.audit_file(job) for job in jobs}) == 3
+    for job in jobs:
+        put(job, [marks(0.5)], fingerprint=job.fingerprint)
+    monkeypatch.setattr(crew, "_run", lambda jobs, target, *_: [target(job) for job in jobs])
+    monkeypatch.setattr(crew, "_alone", lambda job, work: work(job, Console(quiet=True)))
+    crew.run_all(jobs, 1, Console(quiet=True))
+    found = sum_up(study, jobs, "x")
+    audits = [one["audit"] for one in found["configurations"]]
+    assert [audit["cases"] for audit in audits] == [90, 90, 90]
+    assert len({audit["edit_accuracy"] for audit in audits}) > 1
+    assert all(0.5 < audit["edit_accuracy"] <= 1 and -1 <= audit["cosine"] <= 1 for audit in audits)
+    text, page = markdown(found), render_study(found)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert f"| {audits[1]['edit_accuracy']:.3f} |" in rows[3]
+    assert f"<td>{audits[1]['cosine']:.3f}</td>" in page
+    monkeypatch.setattr(judges, "compose", pytest.fail)
+    crew.run_all(jobs, 1, Console(quiet=True))
+    judges.audit_file(jobs[0]).write_text("{")
+    with pytest.raises(OutputError, match="remove it"):
+        sum_up(study, jobs, "x")
 
 
 def test_a_run_that_another_study_has_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def audit(
         backbone = None if base is None else load_backbone(resolve(base)).to(device)
         make_folder(output)
         began = time.monotonic()
-        repaint = None if backbone is None else _repainting(backbone, device)
+        repaint = None if backbone is None else repainting(backbone, device)
         cases: Sequence[LabelledCase] = (
             shapes_cases(settings.seed, settings.per_category, repaint) if listed is None else listed
         )
@@ -184,7 +184,9 @@ def _device(place: Place) -> torch.device:
     return device
 
 
-def _repainting(backbone: Backbone, device: torch.device) -> Repaint:
+def repainting(backbone: Backbone, device: torch.device) -> Repaint:
+    """Images as the backbone's autoencoder paints them."""
+
     @torch.no_grad()
     def repaint(pixels: torch.Tensor) -> torch.Tensor:
         return backbone.decode_latents(backbone.encode_image(pixels.to(device))).clamp(0, 1).cpu()

@@ -5,6 +5,9 @@ from typing import Final
 
 from nopair.evaluation.studies.design import Study, Variant
 
+_STRONG: Final = "npedit.judge_weight=0.3"
+"""Ten times the recipe's."""
+
 OBJECTIVE: Final = Study(
     name="objective",
     question="Which part of the objective does what?",
@@ -106,8 +109,8 @@ MISTAKEN: Final = Study(
     variants=(
         Variant("right"),
         Variant("wrong about recolour", ("npedit.inverted=[recolour]",)),
-        Variant("wrong about recolour, judge x 10", ("npedit.inverted=[recolour]", "npedit.judge_weight=0.3")),
-        Variant("right, judge x 10", ("npedit.judge_weight=0.3",)),
+        Variant("wrong about recolour, judge x 10", ("npedit.inverted=[recolour]", _STRONG)),
+        Variant("right, judge x 10", (_STRONG,)),
     ),
 )
 
@@ -139,10 +142,39 @@ FREE_FORM: Final = Study(
     categories=("free-form",),
 )
 
+JUDGE_SCALE: Final = Study(
+    name="judge-scale",
+    question="How good a judge is needed?",
+    claim="Authors' site: of one family, a larger judge makes a better editor (LLaVA-OneVision of 0.5B: overall 4.59, "
+    "of 7B: 6.10); size is not all, as that of 7B beats an InternVL of 14B (5.89).",
+    variants=(
+        Variant("128 wide"),
+        Variant("64 wide", ("judge.path=tiny:judge-64",)),
+        Variant("32 wide", ("judge.path=tiny:judge-32",)),
+    ),
+    scorer="tiny:judge",
+    audited=True,
+)
+
+ENSEMBLE: Final = Study(
+    name="ensemble",
+    question="Are two judges better than one of them, as a third sees it?",
+    claim="Paper: not tried.",
+    variants=(
+        Variant("64 and 32", ("judge.path=tiny:judge-64", "ensemble=[{path: tiny:judge-32}]")),
+        Variant("64 alone", ("judge.path=tiny:judge-64",)),
+        Variant("32 alone", ("judge.path=tiny:judge-32",)),
+        Variant("64 and 32, x 10", ("judge.path=tiny:judge-64", "ensemble=[{path: tiny:judge-32}]", _STRONG)),
+        Variant("64 alone, x 10", ("judge.path=tiny:judge-64", _STRONG)),
+    ),
+    scorer="tiny:judge",
+    audited=True,
+)
+
 STUDIES: Final[Mapping[str, Study]] = {
     study.name: study
     for study in (
-        *(OBJECTIVE, CAPTIONS, SUPERVISION, UNROLL, DATA),
+        *(OBJECTIVE, CAPTIONS, SUPERVISION, UNROLL, DATA, JUDGE_SCALE, ENSEMBLE),
         *(WARMUP, FAKE_STEPS, PRESERVATION, MISTAKEN, FREE_FORM),
     )
 }

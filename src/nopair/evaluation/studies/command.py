@@ -14,8 +14,8 @@ from nopair.errors import ConfigError
 from nopair.evaluation.studies.catalogue import STUDIES
 from nopair.evaluation.studies.crew import run_all
 from nopair.evaluation.studies.design import FULL, QUICK, Study
-from nopair.evaluation.studies.report import HEADS, markdown, render_study
-from nopair.evaluation.studies.results import JUDGED, MEASURES, shown, sum_up
+from nopair.evaluation.studies.report import cells, heads, markdown, render_study
+from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job
 
 ALL = "all"
@@ -80,8 +80,8 @@ def _command(one: Study, request: Request) -> str:
 
 def _table(found: dict[str, Any]) -> Table:
     table = Table(title=f"{found['study']}: {found['edits']} held-out edits, means over seeds")
-    for head in HEADS[:-1]:
-        table.add_column(head, justify="left" if head == HEADS[0] else "right")
+    for place, head in enumerate(heads(found)[:-1]):
+        table.add_column(head, justify="right" if place else "left")
     for one in found["configurations"]:
-        table.add_row(one["name"], *(shown(one, measure) for measure in (*MEASURES, *JUDGED)))
+        table.add_row(*cells(one)[:-1])
     return table

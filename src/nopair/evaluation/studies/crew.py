@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nopair.data.files import make_folder
 from nopair.errors import Interrupted, NopairError, TrainingError
+from nopair.evaluation.studies.judges import audit_file, audit_judge
 from nopair.evaluation.studies.run import Job, read_result, run_job, summary, warm_up
 from nopair.training.metrics import say
 from nopair.training.signals import stop_on_signals
@@ -36,6 +37,9 @@ def run_all(jobs: Sequence[Job], workers: int, console: Console) -> None:
             starts.setdefault(job.start, job)
     _run(list(starts.values()), _warm_up, workers, console)
     _run(left, _train, workers, console)
+    judged = {audit_file(job): job for job in reversed(jobs) if job.study.audited}
+    unknown = [job for file, job in judged.items() if not file.is_file()]
+    _run(unknown, _audit, workers, console)
 
 
 def _run(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, console: Console) -> None:
@@ -78,6 +82,10 @@ def _warm_up(job: Job) -> None:
 
 def _train(job: Job) -> None:
     _alone(job, run_job)
+
+
+def _audit(job: Job) -> None:
+    _alone(job, audit_judge)
 
 
 def _alone(job: Job, work: Callable[[Job, Console], None]) -> None:

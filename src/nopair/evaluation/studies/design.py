@@ -37,6 +37,8 @@ class Study:
         variants: the first is what the others are held against.
         overrides: of all variants, before their own.
         categories: of edit that the editors are scored on.
+        scorer: judge that scores all editors beside the oracle; None for the one that each was trained under.
+        audited: whether the judges that they were trained under are audited, too.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Study:
     variants: tuple[Variant, ...]
     overrides: tuple[str, ...] = ()
     categories: tuple[str, ...] = CATEGORIES
+    scorer: str | None = None
+    audited: bool = False
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

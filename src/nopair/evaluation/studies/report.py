@@ -15,20 +15,28 @@ _STYLE: Final = (
     ".charts{grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));margin-bottom:24px}"
     "th,td{padding:7px 6px}"
 )
-HEADS: Final = ("configuration", *MEASURES, "judge: edit", "judge: rest", "s a run")
+_AUDIT: Final = {
+    "edit_accuracy": "audit: edit",
+    "identity_accuracy": "audit: rest",
+    "edit_auc": "AUC: edit",
+    "identity_auc": "AUC: rest",
+    "cosine": "cosine",
+}
+"""What a table shows of an audit, and how it calls it (docs/judges.md)."""
 
 
 def render_study(found: Mapping[str, Any]) -> str:
     """The page's text, of `results.sum_up`'s; escaped."""
     charts = "".join(f"<figure><figcaption>{name}</figcaption>{chart(name, found)}</figure>" for name in MEASURES)
-    rows = [_cells(one) for one in found["configurations"]]
-    head = "".join(f'<th scope="col">{name}</th>' for name in HEADS)
+    rows = [cells(one) for one in found["configurations"]]
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads(found))
     body = "".join(
         f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>'
         for row in rows
     )
     facts = {
         "edits": f"{found['edits']} held-out edits, the same for all runs",
+        "judge": _judged(found),
         "command": found["command"],
         "date": found["date"],
         "machine": found["machine"],
@@ -76,17 +84,39 @@ def chart(measure: str, found: Mapping[str, Any]) -> str:
 def markdown(found: Mapping[str, Any]) -> str:
     """The same as a section of docs/results.md."""
     lines = [f"## {found['study']}", "", f"{found['question']} *{found['claim']}*", ""]
-    lines += ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
-    lines += ["| " + " | ".join(_cells(one)) + " |" for one in found["configurations"]]
+    names = heads(found)
+    lines += ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines += ["| " + " | ".join(cells(one)) + " |" for one in found["configurations"]]
     return "\n".join(
-        [*lines, "", f"`{found['command']}`, {found['date']}, {found['machine']}; {found['edits']} held-out edits."]
+        [
+            *lines,
+            "",
+            f"`{found['command']}`, {found['date']}, {found['machine']}; {found['edits']} held-out edits; "
+            f"judge: {_judged(found)}.",
+        ]
     )
 
 
-def _cells(one: Mapping[str, Any]) -> list[str]:
+def heads(found: Mapping[str, Any]) -> list[str]:
+    """Of the table's columns."""
+    audit = _AUDIT.values() if "audit" in found["configurations"][0] else ()
+    return ["configuration", *MEASURES, "judge: edit", "judge: rest", *audit, "s a run"]
+
+
+def cells(one: Mapping[str, Any]) -> list[str]:
+    """Of a configuration's row, a text for each of `heads`."""
     name = one["name"] + (f" ({one['failed']} of {len(one['seeds'])} seeds failed)" if one["failed"] else "")
     seconds = "–" if one["seconds"] is None else f"{one['seconds']:.0f}"
-    return [name, *(shown(one, measure) for measure in (*MEASURES, *JUDGED)), seconds]
+    audit = [_number(one["audit"][key]) for key in _AUDIT] if "audit" in one else []
+    return [name, *(shown(one, measure) for measure in (*MEASURES, *JUDGED)), *audit, seconds]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _judged(found: Mapping[str, Any]) -> str:
+    return found.get("scorer") or "the one each was trained under"
 
 
 def _text(words: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from nopair.evaluation.studies.design import Study
+from nopair.evaluation.studies.judges import read_audit
 from nopair.evaluation.studies.run import SCENES, Job, read_result
 
 MEASURES: Final = ("success", "preservation", "realism", "overall")
@@ -21,13 +22,15 @@ def sum_up(study: Study, jobs: Sequence[Job], command: str) -> dict[str, Any]:
 
     A configuration is a variant at a number of sampling steps; its `spread` is the standard deviation over seeds (0 for
     one seed), `runs` are the single ones. `failed` counts seeds whose training broke down: they are in no mean, and a
-    configuration in which all did has none.
+    configuration in which all did has none. Where the study audits judges, `audit` is that of the configuration's.
     """
     configurations: list[dict[str, Any]] = []
     for variant in study.variants:
-        results = [read_result(job.folder) for job in jobs if job.variant == variant]
+        own = [job for job in jobs if job.variant == variant]
+        results = [read_result(job.folder) for job in own]
+        audit = {"audit": read_audit(own[0])} if study.audited else {}
         for place, name in _places(variant.name, results):
-            configurations.append(_configuration(name, place, results))
+            configurations.append(_configuration(name, place, results) | audit)
     return {
         "study": study.name,
         "question": study.question,
@@ -35,6 +38,7 @@ def sum_up(study: Study, jobs: Sequence[Job], command: str) -> dict[str, Any]:
         "configurations": configurations,
         "edits": len(study.categories) * jobs[0].scale.per_category,
         "scenes_seed": SCENES,
+        "scorer": study.scorer,
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),

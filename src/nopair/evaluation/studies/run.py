@@ -18,11 +18,13 @@ from nopair.evaluation.results import verdict_json
 from nopair.evaluation.studies.design import RECIPE, Scale, Study, Variant
 from nopair.evaluation.world import evaluate_editor
 from nopair.judges.base import Judge
+from nopair.judges.load import load_judge
 from nopair.settings import path_override
 from nopair.training import checkpoint
 from nopair.training.loop import run_phases
 from nopair.training.metrics import read
 from nopair.training.run import compose
+from nopair.weights import resolve
 from nopair.world.cases import held_out_cases
 from nopair.world.edits import CATEGORIES
 
@@ -69,7 +71,7 @@ class Job:
         if not recipe.warmup.steps:
             return None
         alike = {"warmup", "base", "data", "sampling", "seed"}
-        return self.root / "starts" / _digest(_said(recipe, alike))
+        return self.root / "starts" / digest(said(recipe, alike))
 
     def done(self) -> bool:
         """Whether there is a result, of this very recipe and these very scenes. Raises OutputError if it is broken."""
@@ -80,13 +82,21 @@ class Job:
         """Of all that a result depends on, but for the machine. What a phase without steps says is no part of it."""
         recipe = self.recipe
         idle = {name for name in PHASES if not getattr(recipe, name).steps}
-        own = _said(recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"} - idle)
+        own = said(recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"} - idle)
         scored = f"{self.variant.sampled} {self.scale.per_category} {SCENES}"
         others = "" if self.study.categories == CATEGORIES else f" {self.study.categories}"
-        return _digest(f"{own} {scored}{others}")
+        scorer = "" if self.scorer is None else f" judged by {self.scorer}"
+        return digest(f"{own} {scored}{others}{scorer}")
+
+    @property
+    def scorer(self) -> str | None:
+        """The judge that scores the editor, where it is not the one that it was trained under."""
+        recipe = self.recipe
+        own = recipe.judge.path if not recipe.ensemble else None
+        return None if self.study.scorer == own else self.study.scorer
 
 
-def _said(recipe: Recipe, sections: set[str]) -> str:
+def said(recipe: Recipe, sections: set[str]) -> str:
     """What a recipe says in these sections. Without defaults, so that a new key does not make old results another's."""
     return json.dumps(recipe.model_dump(mode="json", include=sections, exclude_defaults=True), sort_keys=True)
 
@@ -158,7 +168,8 @@ def run_job(job: Job, console: Console) -> None:
         result["failed"] = str(error)
     else:
         result["seconds"] = read(place / "metrics.jsonl")[-1].seconds
-        result["marks"] = _marks(job, training.editor(), training.judge)
+        judge = training.judge if job.scorer is None else load_judge(resolve(job.scorer)).to(job.device)
+        result["marks"] = _marks(job, training.editor(), judge)
     _write(job, result)
     if (place / "checkpoints").exists():  # training may break down before the first
         shutil.rmtree(place / "checkpoints")
@@ -197,7 +208,8 @@ def _resume(place: Path) -> str | None:
     return "latest" if checkpoint.newest_total(place / "checkpoints") else None
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """A short name for a long text, the same everywhere."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
