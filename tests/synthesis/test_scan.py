@@ -79,6 +79,15 @@ def test_what_was_looked_at_is_not_looked_at_again(
     assert all(photo.file.is_file() for photo in again.photos)
 
 
+def test_what_a_killed_scan_left_unfinished_is_removed(photos: Path, tmp_path: Path) -> None:
+    taken = scanned(photos, tmp_path).photos
+    left = taken[0].file.parent / ".nopair-0123456789abcdef.part"
+    left.write_bytes(b"half a photo")
+    assert scanned(photos, tmp_path).photos == taken
+    assert not left.exists()
+    assert all(photo.file.is_file() for photo in taken)
+
+
 def test_order_and_choice_do_not_depend_on_threads(photos: Path, tmp_path: Path) -> None:
     one = scanned(photos, tmp_path / "one", CONFIG.model_copy(update={"threads": 1}))
     many = scanned(photos, tmp_path / "many", CONFIG.model_copy(update={"threads": 4}))

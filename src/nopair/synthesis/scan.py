@@ -19,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from nopair.data.files import IMAGE_FORMATS, is_folder, make_folder, write_atomic
+from nopair.data.files import IMAGE_FORMATS, is_folder, make_folder, remove_parts, write_atomic
 from nopair.data.images import load_image
 from nopair.errors import ImageError
 from nopair.synthesis.fingerprint import Fingerprint, Seen
@@ -63,13 +63,15 @@ def scan(
     """Look at every file once; what the journal knows of an unchanged file is not looked at again.
 
     Args:
-        kept: folder for the photos as they are kept.
+        kept: folder for the photos as they are kept. What a killed scan left unfinished there is removed.
         tick: called after each file.
 
     Raises:
         ImageError: there is nothing in the folder.
         OutputError: a photo cannot be kept.
     """
+    for place in kept.glob("??"):
+        remove_parts(place)
     photos: list[Found] = []
     aside: list[Aside] = []
     digests: set[str] = set()
