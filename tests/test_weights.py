@@ -30,7 +30,7 @@ def test_the_tiny_models_are_in_the_package(tmp_path: Path, monkeypatch: pytest.
         ("x" * 5000, "no such model folder"),
         ("a\0b", "no such model folder"),
         (__file__, "no such model folder"),
-        ("tiny:vae", "there are tiny:base, tiny:judge, tiny:judge-64, tiny:judge-32, tiny:editor"),
+        ("tiny:vae", "there are tiny:base, tiny:judge, tiny:judge-2, tiny:judge-64, tiny:judge-32, tiny:editor"),
         ("tiny:", "there are tiny:base"),
         ("tiny:../../x", "there are tiny:base"),
         ("tiny:judge", "build it with: nopair tiny build judge"),

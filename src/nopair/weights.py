@@ -10,7 +10,7 @@ from nopair.errors import ModelError
 PREFIX: Final = "tiny:"
 _HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """What names on the hub look like; so do relative paths."""
-PARTS: Final = ("base", "judge", "judge-64", "judge-32", "editor")
+PARTS: Final = ("base", "judge", "judge-2", "judge-64", "judge-32", "editor")
 
 
 def packaged() -> Path:

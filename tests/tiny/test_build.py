@@ -33,7 +33,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     output = workplace / "weights"
     build("all", output, 2)
-    assert sorted(path.name for path in output.iterdir()) == ["base", "editor", "judge", "judge-32", "judge-64"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "base",
+        "editor",
+        "judge",
+        "judge-2",
+        "judge-32",
+        "judge-64",
+    ]
     pipeline = ZImagePipeline.from_pretrained(output / "base", dtype=torch.float32)
     image = pipeline(
         "small red circle top left, on teal dots", height=64, width=64, num_inference_steps=2, output_type="pil"
@@ -41,7 +48,7 @@ def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     assert image.size == (64, 64)
     LlavaOnevisionForConditionalGeneration.from_pretrained(output / "judge")
     AutoTokenizer.from_pretrained(output / "judge")
-    for name, width in (("judge", 128), ("judge-64", 64), ("judge-32", 32)):
+    for name, width in (("judge", 128), ("judge-2", 128), ("judge-64", 64), ("judge-32", 32)):
         judge = LlavaOnevisionJudge.load(output / name)
         assert judge.model.get_input_embeddings().weight.shape[1] == width
     assert (output / "editor" / "nopair.json").is_file()

@@ -7,7 +7,7 @@ import typer
 
 from nopair.cli.common import echo, tiny
 
-_Part: TypeAlias = Literal["vae", "base", "judge", "judge-64", "judge-32", "editor", "all"]
+_Part: TypeAlias = Literal["vae", "base", "judge", "judge-2", "judge-64", "judge-32", "editor", "all"]
 
 
 @tiny.command()

@@ -1,6 +1,6 @@
 """`nopair tiny build`: trains the tiny checkpoints from nothing and writes them as ordinary Hugging Face folders.
 
-Parts are built in the order of `PARTS`; a part needs those before it, but for the smaller judges. Every part is one
+Parts are built in the order of `PARTS`; a part needs those before it, but for the further judges. Every part is one
 run of the shared training loop in `runs/tiny/<part>`, so an interrupted build goes on from its newest checkpoint.
 """
 
@@ -35,8 +35,8 @@ from nopair.training.phase import Phase
 from nopair.training.run import EDITOR, train
 from nopair.weights import packaged, resolve
 
-PARTS: Final = ("vae", "base", "judge", "judge-64", "judge-32", "editor")
-"""The smaller judges are for asking what a judge's size is worth; nothing else needs them."""
+PARTS: Final = ("vae", "base", "judge", "judge-2", "judge-64", "judge-32", "editor")
+"""`judge-2` is the judge, trained on. The smaller ones are for asking what a judge's size is worth."""
 RUNS: Final = Path("runs/tiny")
 """Where the runs keep their checkpoints, so that a build can be interrupted."""
 _VAE: Final = RUNS / "vae" / "vae"
@@ -65,7 +65,7 @@ def build(part: str, output: Path, steps: int | None = None, start: str | None =
     if start is not None:
         if part != "judge":
             raise ConfigError(f"--start is for the judge, not for {part}; run: nopair tiny build judge --start {start}")
-        _continue_judge(output, steps, start, console)
+        _continue_judge(output, steps, console, start)
         return
     for name in PARTS if part == "all" else (part,):
         console.rule(f"tiny {name}")
@@ -98,10 +98,17 @@ def _build_judge(output: Path, steps: int | None, console: Console, width: int =
     tokenizer = train_tokenizer(0, (IMAGE, VIDEO))
     phase = JudgePhase(_vae(output), tokenizer, settings, width=width)
     _run((phase,), settings, console, _suffix(width))
-    _save_judge(phase, width, output, f"Trained by `nopair tiny build judge{_suffix(width)}`")
+    part = f"judge{_suffix(width)}"
+    _save_judge(phase, part, output, f"Trained by `nopair tiny build {part}`")
 
 
-def _continue_judge(output: Path, steps: int | None, start: str, console: Console) -> None:
+def _build_second_judge(output: Path, steps: int | None, console: Console) -> None:
+    start = str(output / "judge") if (output / "judge").is_dir() and output != packaged() else "tiny:judge"
+    _continue_judge(output, steps, console, start, "judge-2")
+
+
+def _continue_judge(output: Path, steps: int | None, console: Console, start: str, part: str | None = None) -> None:
+    """`part` is what the result is called; by default as a new judge of its width."""
     judge = LlavaOnevisionJudge.load(resolve(start))
     tokenizer, embedding = judge.tokenizer, judge.model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
@@ -111,12 +118,13 @@ def _continue_judge(output: Path, steps: int | None, start: str, console: Consol
     settings = CONTINUED if steps is None else replace(CONTINUED, steps=steps)
     phase = JudgePhase(_vae(output), tokenizer, settings, judge.model, width)
     _run((phase,), settings, console, f"{_suffix(width)}-continued", start)
-    _save_judge(phase, width, output, f"`{start}`, trained on by `nopair tiny build judge --start {start}`")
+    command = f"nopair tiny build judge --start {start}" if part is None else f"nopair tiny build {part}"
+    _save_judge(phase, part or f"judge{_suffix(width)}", output, f"`{start}`, trained on by `{command}`")
 
 
-def _save_judge(phase: JudgePhase, width: int, output: Path, made: str) -> None:
+def _save_judge(phase: JudgePhase, name: str, output: Path, made: str) -> None:
     base = output / "base" if (output / "base").is_dir() else packaged() / "base"
-    with folder_atomic(output / f"judge{_suffix(width)}", marker="config.json") as part:
+    with folder_atomic(output / name, marker="config.json") as part:
         phase.finish().half().save_pretrained(part)
         phase.judge.tokenizer.save_pretrained(part)
         new_processor().save_pretrained(part)
@@ -142,6 +150,7 @@ _BUILDERS: Final[dict[str, Callable[[Path, int | None, Console], None]]] = {
     "vae": _build_vae,
     "base": _build_base,
     "judge": _build_judge,
+    "judge-2": _build_second_judge,
     "judge-64": partial(_build_judge, width=64),
     "judge-32": partial(_build_judge, width=32),
     "editor": _build_editor,

@@ -132,14 +132,17 @@ FREE_FORM: Final = Study(
     claim="Paper: at 8 steps, better than other few-step customisation; of questions left out, nothing is said.",
     overrides=(
         *("data.categories=[free-form]", "data.nothing_share=0.0", "sampling.steps=8"),
+        *("judge.path=tiny:judge-2",),  # the first one has never been asked about subjects in new scenes
         *("npedit.guidance={default: 2.0}", 'npedit.negative_prompt=""', "npedit.reference_weight=0.0"),
     ),
     variants=(
         Variant("full", (), (4, 8)),
         Variant("no-identity", ("npedit.questions=[edit]",), (4, 8)),
         Variant("dmd-only", ("npedit.judge_weight=0.0",), (4, 8)),
+        Variant("full, judge new to it", ("judge.path=tiny:judge",), (4, 8)),
     ),
     categories=("free-form",),
+    scorer="tiny:judge-2",
 )
 
 JUDGE_SCALE: Final = Study(
@@ -149,6 +152,7 @@ JUDGE_SCALE: Final = Study(
     "of 7B: 6.10); size is not all, as that of 7B beats an InternVL of 14B (5.89).",
     variants=(
         Variant("128 wide"),
+        Variant("128 wide, trained on", ("judge.path=tiny:judge-2",)),
         Variant("64 wide", ("judge.path=tiny:judge-64",)),
         Variant("32 wide", ("judge.path=tiny:judge-32",)),
     ),
