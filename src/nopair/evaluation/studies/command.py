@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def _study(one: Study, request: Request) -> None:
     write_atomic(folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
     write_atomic(folder / "results.md", (markdown(found) + "\n").encode())
     write_atomic(folder / "report.html", render_study(found).encode())
-    console.print(_table(found))
+    for table in _tables(found):
+        console.print(table)
     console.print(f"report: {folder / 'report.html'}")
 
 
@@ -78,10 +80,21 @@ def _command(one: Study, request: Request) -> str:
     return f"nopair study {one.name}{' --quick' if request.quick else ''}{seeds}"
 
 
-def _table(found: dict[str, Any]) -> Table:
-    table = Table(title=f"{found['study']}: {found['edits']} held-out edits, means over seeds")
-    for place, head in enumerate(heads(found)[:-1]):
-        table.add_column(head, justify="right" if place else "left")
+def _tables(found: dict[str, Any]) -> list[Table]:
+    """Scores, and what an audit says of the judges, apart: together they do not fit a terminal."""
+    titles = [f"{found['study']}: {found['edits']} held-out edits, means over seeds", "the judges they trained under"]
+    names = heads(found)[:-1]
+    audit = names.index("judge: rest") + 1
+    parts = [range(audit), [0, *range(audit, len(names))]]
+    return [_table(title, found, part) for title, part in zip(titles, parts, strict=True) if len(part) > 1]
+
+
+def _table(title: str, found: dict[str, Any], places: Sequence[int]) -> Table:
+    names = heads(found)
+    table = Table(title=title)
+    for place in places:
+        table.add_column(names[place], justify="right" if place else "left")
     for one in found["configurations"]:
-        table.add_row(*cells(one)[:-1])
+        row = cells(one)
+        table.add_row(*(row[place] for place in places))
     return table
