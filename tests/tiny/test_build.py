@@ -48,6 +48,8 @@ def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     assert image.size == (64, 64)
     LlavaOnevisionForConditionalGeneration.from_pretrained(output / "judge")
     AutoTokenizer.from_pretrained(output / "judge")
+    assert (workplace / "runs" / "tiny" / "judge-2" / "recipe.yaml").is_file()
+    assert f"start: {output / 'judge'}" in (workplace / "runs" / "tiny" / "judge-2" / "recipe.yaml").read_text()
     for name, width in (("judge", 128), ("judge-2", 128), ("judge-64", 64), ("judge-32", 32)):
         judge = LlavaOnevisionJudge.load(output / name)
         assert judge.model.get_input_embeddings().weight.shape[1] == width

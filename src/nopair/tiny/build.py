@@ -117,7 +117,8 @@ def _continue_judge(output: Path, steps: int | None, console: Console, start: st
         raise ModelError(f"{start}: is no tiny judge; --start takes a folder that nopair tiny build judge has written")
     settings = CONTINUED if steps is None else replace(CONTINUED, steps=steps)
     phase = JudgePhase(_vae(output), tokenizer, settings, judge.model, width)
-    _run((phase,), settings, console, f"{_suffix(width)}-continued", start)
+    run = f"{_suffix(width)}-continued" if part is None else part.removeprefix("judge")
+    _run((phase,), settings, console, run, start)
     command = f"nopair tiny build judge --start {start}" if part is None else f"nopair tiny build {part}"
     _save_judge(phase, part or f"judge{_suffix(width)}", output, f"`{start}`, trained on by `{command}`")
 

@@ -156,6 +156,7 @@ def test_judges_are_audited_once_each_and_shown_beside_the_result(
     assert [audit["cases"] for audit in audits] == [90, 90, 90]
     assert len({audit["edit_accuracy"] for audit in audits}) > 1
     assert all(0.5 < audit["edit_accuracy"] <= 1 and -1 <= audit["cosine"] <= 1 for audit in audits)
+    assert [len(table.columns) for table in command._tables(found)] == [7, 6]
     text, page = markdown(found), render_study(found)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
