@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,6 +64,13 @@ def contents(dataset: Path) -> dict[str, str]:
     return {path.relative_to(dataset).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def settle(server: Any) -> None:
+    """Wait for what a killed run had sent and the server has not read yet: it is that run's, not the next one's."""
+    seen = None
+    while seen != (seen := (len(server.asked), len(server.answered))):
+        time.sleep(0.1)
+
+
 def whole_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -99,6 +107,7 @@ def test_twenty_kills_change_nothing_and_cost_what_was_under_way(
             killer.aim(0, -1)
             if timer is not None:
                 timer.cancel()
+            settle(server)
             lost = len(server.answered) - whole_lines(dataset / WORK / "answers.jsonl") - before
             assert 0 <= lost <= AT_ONCE, "more was paid again than was under way"
             return code
