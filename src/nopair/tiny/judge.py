@@ -41,7 +41,7 @@ from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
 
 WIDTH: Final = 128
-"""Of vision tower and language model of the judge that editors are trained under."""
+"""Of vision tower and language model of the usual judge."""
 WIDTHS: Final = (32, 64, WIDTH)
 _KINDS_OF_EVIDENCE: Final = ("edit", "identity", "presence")
 _COARSE: Final = 2

@@ -6,6 +6,7 @@ trained (a recipe says it) and how it is scored (`nopair.evaluation.world`).
     design     what a study is
     catalogue  the studies there are
     run        one editor: trained and scored
+    judges     what an audit says of the judges
     crew       all of a study's runs, several at a time
     results    means and spreads, as JSON
     report     tables, charts, pages

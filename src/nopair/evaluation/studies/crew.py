@@ -39,6 +39,8 @@ def run_all(jobs: Sequence[Job], workers: int, console: Console) -> None:
     _run(left, _train, workers, console)
     judged = {audit_file(job): job for job in reversed(jobs) if job.study.audited}
     unknown = [job for file, job in judged.items() if not file.is_file()]
+    if unknown:
+        say(console, f"judges to audit: {len(unknown)}")
     _run(unknown, _audit, workers, console)
 
 
