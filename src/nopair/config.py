@@ -88,7 +88,7 @@ class BaseConfig(Section):
 class JudgeConfig(Section):
     """A vision-language model that judges edits."""
 
-    path: Words = Field(description="model folder, or tiny:judge for the one shipped with nopair")
+    path: Words = Field(description="model folder, or tiny:judge for one that is shipped with nopair")
     weight: NotNegative = Field(default=1.0, description="share of the verdict, where there are several judges")
     dtype: Dtype = Field(default="float32", description="precision of the judge's weights")
     bits: Literal[4, 8] | None = Field(

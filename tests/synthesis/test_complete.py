@@ -17,10 +17,11 @@ from nopair.cli import app
 from nopair.data.records import Photo, Record, measure
 from nopair.data.shards import Card, read_records, write_dataset
 from nopair.data.validate import problems
-from nopair.errors import ConfigError, DataError, UnavailableError
+from nopair.errors import ConfigError, DataError, OutputError, UnavailableError
 from nopair.synthesis.complete import complete
+from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import load_synthesis
-from nopair.synthesis.run import WORK
+from nopair.synthesis.run import WORK, Work
 from nopair.synthesis.write import read_rejected
 
 FULL = {"caption": "Blocks.", "edited_caption": "Red blocks.", "category": "colour", "subject": "block"}
@@ -136,6 +137,22 @@ def test_equal_answers_give_equal_bytes_and_no_answer_is_paid_twice(
             run(source, tmp_path / "staged", recipe, until)
         assert len(server.answered) == whole
     assert contents(tmp_path / "staged") == once
+
+
+def test_one_run_at_a_time_and_what_a_killed_one_left_unfinished_is_removed(
+    toy: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    recipe = toy.recipe(tmp_path, "http://127.0.0.1:9")  # a survey asks nobody
+    run(source, tmp_path / "new", recipe, "scan")
+    kept = sorted((tmp_path / "new").rglob("*.jpg"))
+    left = kept[0].parent / ".nopair-0123456789abcdef.part"
+    left.write_bytes(b"half a photo")
+    with Journal(Work(tmp_path / "new" / WORK).answers), pytest.raises(OutputError, match="another run"):
+        run(source, tmp_path / "new", recipe, "scan")
+    assert left.exists(), "it may be the other run's"
+    run(source, tmp_path / "new", recipe, "scan")
+    assert not left.exists()
+    assert sorted((tmp_path / "new").rglob("*.jpg")) == kept
 
 
 def test_photos_by_path_stay_where_they_are_and_broken_ones_are_aside(

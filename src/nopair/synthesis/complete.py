@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from nopair.data.files import make_folder, read_photo, write_atomic
+from nopair.data.files import make_folder, read_photo, remove_parts, write_atomic
 from nopair.data.images import decode_image
 from nopair.data.records import Photo, Record, Stage
 from nopair.data.shards import Card, read_records, write_dataset
@@ -67,11 +67,11 @@ async def complete(
         raise ConfigError(f"{source}: a dataset cannot be completed in its own place; name another folder with -o")
     work = Work(dataset / WORK)
     make_folder(work.folder)
-    write_atomic(work.folder / "recipe.yaml", dump(recipe).encode("utf-8"))
-    surveyed = survey(source, work, recipe, console)
-    if until == SCAN:
-        return None
     with Journal(work.answers) as journal:
+        write_atomic(work.folder / "recipe.yaml", dump(recipe).encode("utf-8"))
+        surveyed = survey(source, work, recipe, console)
+        if until == SCAN:
+            return None
         captions = await _captions(surveyed, journal, recipe, console)
         if until == CAPTION:
             return None
@@ -83,11 +83,14 @@ async def complete(
 
 
 def survey(source: Path, work: Work, recipe: SynthesisRecipe, console: Console) -> Surveyed:
-    """The first stage, and what the others may cost. A photo that is kept already is not decoded again.
+    """The first stage, and what the others may cost. A photo that is kept already is not decoded again;
+    what a killed run left unfinished among the kept ones is removed, so the caller holds the journal.
 
     Raises:
         DataError, OutputError: see `complete`.
     """
+    for place in work.kept.glob("??"):
+        remove_parts(place)
     records: list[Lacking] = []
     photos: dict[str, Found | Aside] = {}
     with progress(SCAN, Card.read(source).records, console) as tick, ThreadPoolExecutor(recipe.scan.threads) as threads:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nopair.errors import ConfigError, OutputError, TrainingError
+from nopair.errors import ConfigError, ModelError, OutputError, TrainingError
 from nopair.evaluation.studies import command, crew, judges, run
 from nopair.evaluation.studies.catalogue import STUDIES
 from nopair.evaluation.studies.design import FULL, QUICK, Scale, Study, Variant
@@ -115,12 +115,22 @@ def test_editors_are_scored_by_the_judge_that_the_study_names(tmp_path: Path, mo
     assert job.fingerprint == make_job(tmp_path, study.variants[0]).fingerprint
     two = Variant("two", ("ensemble=[{path: tiny:judge}]",))
     assert dataclasses.replace(job, variant=two).scorer == "tiny:judge", "an ensemble is another judge than any of its"
+    coarse = Variant("coarse", ("judge.dtype=bfloat16",))
+    assert dataclasses.replace(job, variant=coarse).scorer == "tiny:judge", "the same weights, but not the same judge"
     none = dataclasses.replace(job, variant=two, study=dataclasses.replace(study, scorer=None))
     assert none.scorer is None
     assert none.fingerprint != dataclasses.replace(job, variant=two).fingerprint
     monkeypatch.setattr(run, "load_judge", lambda folder: Stubborn(folder.name))
     run_job(dataclasses.replace(job, variant=two), Console(quiet=True))
     assert [row["judge_edit"] for row in read_result(dataclasses.replace(job, variant=two).folder)["marks"]] == [1.0]
+
+
+def test_a_judge_that_cannot_score_is_told_before_training(tmp_path: Path) -> None:
+    study = dataclasses.replace(STUDY, variants=STUDY.variants[:1], scorer=str(tmp_path / "nowhere"))
+    job = Job(study, study.variants[0], 0, SCALE, tmp_path, threads=1)
+    with pytest.raises(ModelError, match="nowhere"):
+        run_job(job, Console(quiet=True))
+    assert not Path(job.recipe.output).exists()
 
 
 class Stubborn:
@@ -148,9 +158,11 @@ def test_judges_are_audited_once_each_and_shown_beside_the_result(
     assert len({judges.audit_file(job) for job in jobs}) == 3
     for job in jobs:
         put(job, [marks(0.5)], fingerprint=job.fingerprint)
+    ran: list[str] = []
     monkeypatch.setattr(crew, "_run", lambda jobs, target, *_: [target(job) for job in jobs])
-    monkeypatch.setattr(crew, "_alone", lambda job, work: work(job, Console(quiet=True)))
+    monkeypatch.setattr(crew, "_alone", lambda job, work: (ran.append(work.__name__), work(job, Console(quiet=True))))
     crew.run_all(jobs, 1, Console(quiet=True))
+    assert ran == ["audit_judge"] * 3, "six runs under three judges"
     found = sum_up(study, jobs, "x")
     audits = [one["audit"] for one in found["configurations"]]
     assert [audit["cases"] for audit in audits] == [90, 90, 90]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from nopair.config import Recipe, load_recipe
+from nopair.config import JudgeConfig, Recipe, load_recipe
 from nopair.data.files import file_name, make_folder, write_atomic
 from nopair.editor import Editor
 from nopair.errors import OutputError, TrainingError
@@ -91,9 +91,10 @@ class Job:
     @property
     def scorer(self) -> str | None:
         """The judge that scores the editor, where it is not the one that it was trained under."""
-        recipe = self.recipe
-        own = recipe.judge.path if not recipe.ensemble else None
-        return None if self.study.scorer == own else self.study.scorer
+        scorer, recipe = self.study.scorer, self.recipe
+        if scorer is None or (recipe.judge == JudgeConfig(path=scorer) and not recipe.ensemble):
+            return None
+        return scorer
 
 
 def said(recipe: Recipe, sections: set[str]) -> str:
@@ -154,6 +155,7 @@ def run_job(job: Job, console: Console) -> None:
     recipe = _started(job)
     place = Path(recipe.output)
     training = compose(recipe, job.device)
+    scorer = training.judge if job.scorer is None else load_judge(resolve(job.scorer)).to(job.device)
     result: dict[str, Any] = {
         "variant": job.variant.name,
         "seed": job.seed,
@@ -168,8 +170,7 @@ def run_job(job: Job, console: Console) -> None:
         result["failed"] = str(error)
     else:
         result["seconds"] = read(place / "metrics.jsonl")[-1].seconds
-        judge = training.judge if job.scorer is None else load_judge(resolve(job.scorer)).to(job.device)
-        result["marks"] = _marks(job, training.editor(), judge)
+        result["marks"] = _marks(job, training.editor(), scorer)
     _write(job, result)
     if (place / "checkpoints").exists():  # training may break down before the first
         shutil.rmtree(place / "checkpoints")
