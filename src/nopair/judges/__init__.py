@@ -18,6 +18,7 @@ what a loss does with the log-odds: losses live in `nopair.method`.
     smolvlm          SmolVLM and SmolVLM2
     llava_onevision  LLaVA-OneVision
     preprocess       its image processor, differentiable
+    writer           a judge's model that answers in words
     ensemble         several judges as one
     scripted         a judge in closed form, for tests and first steps
 """

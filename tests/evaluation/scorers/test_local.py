@@ -23,6 +23,7 @@ from nopair.evaluation.scorers.judge import ScoringJudge, load_scoring_judge
 from nopair.evaluation.scorers.rubric import ours
 from nopair.evaluation.scorers.rules import RULES
 from nopair.evaluation.scorers.store import Store
+from nopair.weights import resolve
 
 CHAT = (
     "{% for m in messages %}<s>{{ m.role }}\n{% for part in m.content %}"
@@ -78,6 +79,18 @@ def test_it_answers_and_nonsense_is_missing(folder: Path, make_task: Callable[..
     with Store(tmp_path / "again.jsonl") as again:
         asyncio.run(ask_all(scorer, open_questions(scorer, [task], again), again, lambda done: None))
     assert [record.text for record in again.records.values()] == texts, "greedy: the same words each time"
+
+
+def test_what_can_judge_can_score_without_torchvision(make_task: Callable[..., Task], tmp_path: Path) -> None:
+    """Its folder alone: the library's processor for this family also takes videos."""
+    judge = load_scoring_judge(f"local:{resolve('tiny:judge')},dtype=fp32,tokens=4", "cpu")
+    assert judge.version.startswith("llava_onevision ")
+    scorer = JudgedScorer(ours("viescore"), RULES["viescore"], judge)
+    with Store(tmp_path / "replies.jsonl") as store:
+        asked = open_questions(scorer, [make_task("a", torch.rand(3, 20, 12))], store)
+        _, usage = asyncio.run(ask_all(scorer, asked, store, lambda done: None))
+    assert usage.requests == 2
+    assert usage.output_tokens <= 8
 
 
 def test_what_is_no_local_judge(tmp_path: Path, folder: Path) -> None:

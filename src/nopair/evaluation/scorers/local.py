@@ -1,4 +1,8 @@
-"""A vision-language model of transformers, run here, that writes its answers as an endpoint would."""
+"""A vision-language model of transformers, run here, that writes its answers as an endpoint would.
+
+The families that nopair judges with (`nopair.judges.load.FAMILIES`) go by its own image processing, one view of each
+image, which needs no torchvision; any other goes by the library's processor. A result's version says which.
+"""
 
 import io
 from collections.abc import AsyncIterator
@@ -19,13 +23,17 @@ from nopair.endpoints.messages import Ask, Reply
 from nopair.endpoints.server import Server, Usage
 from nopair.errors import ConfigError, ModelError, RefusedError
 from nopair.evaluation.digests import folder_digest
+from nopair.evaluation.scorers.judge import Asked
+from nopair.judges.folder import family_of
+from nopair.judges.load import FAMILIES, load_judge
+from nopair.judges.writer import Writer
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @final
 class LocalAsked:
-    """A `nopair.evaluation.scorers.judge.Asked`: one answer at a time, the likeliest token each time."""
+    """A `nopair.evaluation.scorers.judge.Asked` of any family: one answer at a time, the likeliest token each time."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.usage = Usage()
@@ -62,7 +70,7 @@ class LocalJudge:
     name: str
     version: str
     most_tokens: int
-    asked: LocalAsked
+    asked: Asked
 
     @property
     def server(self) -> Server | None:
@@ -70,16 +78,17 @@ class LocalJudge:
         return None
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[LocalAsked]:
+    async def session(self) -> AsyncIterator[Asked]:
         """See `ScoringJudge.session`."""
         yield self.asked
 
     @classmethod
     def load(cls, folder: Path, name: str | None, dtype: str, device: str, most_tokens: int) -> "LocalJudge":
-        """Any family that transformers can open by itself. Nothing is downloaded, no code from the folder is run.
+        """Any family that transformers can open. Nothing is downloaded, no code from the folder is run.
 
         Raises:
             ModelError: the folder is missing, or holds no such model.
+            JudgeError: a judge of ours whose tokenizer or chat template is of no use, see `load_judge`.
             ConfigError: the precision or the device is unknown.
         """
         if dtype not in DTYPES:
@@ -87,22 +96,32 @@ class LocalJudge:
         place = choose_device(device)
         if not is_folder(folder):
             raise ModelError(f"{folder}: no such model folder; check the path")
-        try:
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
-            )
-        except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"{folder}: cannot be loaded as a judge ({reason}); if a package is missing, install it, or serve the "
-                "model with vLLM and name its endpoint"
-            ) from error
-        model.requires_grad_(False).eval().to(place)
-        # Settings for sampling in the folder mean nothing to greedy answers, and would be warned of each time.
-        model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-        version = f"{model.config.model_type} {folder_digest(folder)} {dtype}"
-        return cls(name or folder.resolve().name, version, most_tokens, LocalAsked(model, processor))
+        name, family = name or folder.resolve().name, family_of(folder)
+        if family in FAMILIES:
+            asked: Asked = Writer(name, load_judge(folder, DTYPES[dtype]).to(place))
+            seen = "one view"
+        else:
+            asked = _any_family(folder, DTYPES[dtype], place)
+            seen = "the library's views"
+        return cls(name, f"{family} {folder_digest(folder)} {dtype}, {seen}", most_tokens, asked)
+
+
+def _any_family(folder: Path, dtype: torch.dtype, place: torch.device) -> LocalAsked:
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{folder}: cannot be loaded as a judge ({reason}); if a package is missing, install it, or serve the "
+            "model with vLLM and name its endpoint"
+        ) from error
+    model.requires_grad_(False).eval().to(place)
+    # Settings for sampling in the folder mean nothing to greedy answers, and would be warned of each time.
+    model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+    return LocalAsked(model, processor)
 
 
 def _content(part: Any) -> dict[str, Any]:

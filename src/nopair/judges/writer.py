@@ -1,13 +1,15 @@
-"""A vision-language model in this process: the families that judge can also describe and verify.
+"""A judge's model that writes: what can judge can also describe, verify and give marks. No gradient.
 
-One question at a time. There is no JSON constraint here: the schema is told in words, and an answer that does not fit
-is asked for again, as any other.
+The library's own processors need torchvision where a family also takes videos. This goes by the judges' image
+processing, needs none, and shows each image in the judge's one view, where LLaVA-OneVision's own processor cuts a
+single image into several. One question at a time. There is no JSON constraint here: the schema is told in words, and an
+answer that does not fit is asked for again, as any other.
 """
 
 import asyncio
 import io
 import json
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -16,42 +18,24 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
-from nopair.device import choose_device
 from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Usage
 from nopair.errors import ModelError, RefusedError
-from nopair.judges.load import load_judge
 from nopair.judges.vision_language import Shown, VisionLanguageJudge
-from nopair.synthesis.recipe import LocalEngine
-from nopair.weights import resolve
-
-_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @final
-class LocalModel:
-    """A `nopair.synthesis.asking.Engine`: a checkpoint folder, opened here."""
+class Writer:
+    """Answers the requests that an endpoint takes, by a judge that is loaded here."""
 
-    def __init__(self, model: str, judge: VisionLanguageJudge) -> None:
-        self.name = "local"
-        self.model = model
-        self.concurrency = 1
+    def __init__(self, name: str, judge: VisionLanguageJudge) -> None:
+        """`name` is what errors call the model."""
         self.usage = Usage()
+        self._name = name
         self._judge = judge
 
-    @classmethod
-    def load(cls, config: LocalEngine) -> "LocalModel":
-        """Open the folder that a recipe names.
-
-        Raises:
-            ModelError, JudgeError: see `nopair.judges.load.load_judge`.
-            ConfigError: there is no such device.
-        """
-        judge = load_judge(resolve(config.path), _DTYPES[config.dtype]).to(choose_device(config.device))
-        return cls(config.path, judge)
-
     async def chat(self, ask: Ask) -> Reply:
-        """See `Engine.chat`; computes in a thread of its own.
+        """The model's words; computes in a thread of its own. At temperature 0 the likeliest token each time.
 
         Raises:
             RefusedError: the model cannot take the question, such as an image that is too large for it.
@@ -97,7 +81,7 @@ class LocalModel:
         device = self._judge.model.device
         ids = self._ids(ask)
         if ids.count(marks.image) != len(pixels):
-            raise RefusedError(f"{self.model}: the question's words hold the image token, or the template drops images")
+            raise RefusedError(f"{self._name}: the question's words hold the image token, or the template drops images")
         shown = [Shown(family.features(one.to(device))[0], one.shape[-2], one.shape[-1]) for one in pixels]
         worth = iter(shown)
         spread = [t for i in ids for t in ([i] * next(worth).features.shape[1] if i == marks.image else [i])]
@@ -121,7 +105,7 @@ class LocalModel:
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
-            raise ModelError(f"{self.model}: its chat template fails ({error}); correct chat_template.jinja") from error
+            raise ModelError(f"{self._name}: its chat template fails ({error}); correct chat_template.jinja") from error
         image: Any = tokenizer.convert_ids_to_tokens(marks.image)
         spread = "".join((*marks.before, image, *marks.after))
         return tokenizer.encode(text.replace(image, spread), add_special_tokens=False)
