@@ -57,7 +57,7 @@ class Writer:
                 attention_mask=torch.ones_like(rows),
                 max_new_tokens=ask.max_tokens,
                 pad_token_id=self._judge.tokenizer.pad_token_id,
-                output_logits=True,
+                output_logits=ask.top > 0,
                 return_dict_in_generate=True,
                 **sampling,
                 **inputs,
