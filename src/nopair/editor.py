@@ -32,7 +32,8 @@ class Settings(BaseModel):
     """How an editor was trained, and so how it must be run: the contents of nopair.json.
 
     `steps` and `shift` are the noise schedule (`nopair.method.flow.levels`), `height` and `width` the size in pixels it
-    edits at, `questions` the version of the question set it was trained under.
+    edits at, `questions` the version of the question set it was trained under, `judges` the names of the judges that it
+    was trained under, as far as is known.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -42,6 +43,7 @@ class Settings(BaseModel):
     height: Count
     width: Count
     questions: Annotated[str, Field(min_length=1)]
+    judges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ class Editor:
             ModelError: no such folder, not an editor, or a part of it is missing or unreadable.
         """
         folder = resolve(str(model))
-        settings = _read_settings(folder)
+        settings = read_settings(folder)
         backbone = load_backbone(folder, dtype).to(device)
         return cls(backbone, settings)
 
@@ -145,7 +147,17 @@ def _noises(seeds: Sequence[int], steps: int, shape: tuple[int, int, int]) -> Fl
     )
 
 
-def _read_settings(folder: Path) -> Settings:
+def is_editor(folder: Path) -> bool:
+    """Whether a model folder is that of an editor."""
+    return (folder / SETTINGS_FILE).is_file()
+
+
+def read_settings(folder: Path) -> Settings:
+    """What an editor's folder says of it.
+
+    Raises:
+        ModelError: it is no editor, or its settings are unreadable.
+    """
     path = folder / SETTINGS_FILE
     try:
         return Settings.model_validate_json(path.read_bytes())

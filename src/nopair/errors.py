@@ -12,6 +12,7 @@
     ├── DataError               too many bad records, an empty source
     ├── EndpointError           a model's server cannot be used: wrong key, address or model
     │   ├── RefusedError        it refuses one request; others may pass
+    │   │   └── ContentRefusedError   for its content, and will again
     │   └── UnavailableError    it gives no answer, however often it is asked
     └── MissingExtraError       an optional dependency is needed; the message names the pip install
     Interrupted                 not an error: a signal asked the run to stop, and it saved and stopped
@@ -76,6 +77,17 @@ class EndpointError(NopairError):
 
 class RefusedError(EndpointError):
     """A server refuses one request for what it asks; others may pass."""
+
+
+class ContentRefusedError(RefusedError):
+    """A server's filter, or the model itself, will not answer about this content, however often it is asked.
+
+    `words` are what it said, whole.
+    """
+
+    def __init__(self, message: str, words: str) -> None:
+        super().__init__(message)
+        self.words = words
 
 
 class UnavailableError(EndpointError):

@@ -62,6 +62,10 @@ def test_kinds_of_pico_banana() -> None:
         ("Change font style or color of visible text (if present)", "text"),
         ("  REMOVE an existing object ", "remove"),
         ("color", "colour"),
+        ("Insertion", "add"),
+        ("removal", "remove"),
+        ("background_swap", "background"),
+        ("local color change", "colour"),
         ("Free-form", "free-form"),
     ],
 )
@@ -69,7 +73,9 @@ def test_wording_of_the_paper_case_and_signs(kind: str, category: str) -> None:
     assert category_of(kind) == category
 
 
-@pytest.mark.parametrize("kind", ["", "(", "nothing", "odd", "remove add", "Remove an existing object or text"])
+@pytest.mark.parametrize(
+    "kind", ["", "(", "_", "nothing", "odd", "texture", "geometric", "remove add", "Remove an existing object or text"]
+)
 def test_what_is_not_ours(kind: str) -> None:
     assert category_of(kind) is None
 

@@ -49,7 +49,7 @@ def test_a_question_arrives_whole_and_so_does_the_answer(endpoint_server: Module
     said = (("Yes", -0.1), ("No", -2.5), ("Maybe", -4.0))
     with endpoint_server.serve(lambda _: endpoint_server.Say("Yes", said, usage=(20, 3))) as server:
         (reply,), usage = chat(server_of(server.url, extra={"chat_template_kwargs": {"enable_thinking": False}}), [ask])
-    assert reply == Reply("Yes", Usage(1, 0, 20, 3), said)
+    assert reply == Reply("Yes", Usage(1, 0, 20, 3), said, model="toy")
     assert usage == Usage(1, 0, 20, 3)
     (asked,) = server.asked
     assert asked.path == "/v1/chat/completions"

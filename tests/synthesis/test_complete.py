@@ -178,7 +178,8 @@ def test_photos_by_path_stay_where_they_are_and_broken_ones_are_aside(
     ("answer", "reason"),
     [
         ({"category": "sepia"}, "kind of edit not asked for"),
-        ({"object": ""}, "removal without an object"),
+        ({"object": ""}, "no object for remove"),
+        ({"category": "free-form", "object": ""}, "no object for free-form"),
         ({"edited_caption": ""}, "answer not of the form asked for"),
         ({"more": 1}, "answer not of the form asked for"),
     ],

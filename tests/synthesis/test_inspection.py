@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,13 +16,16 @@ from typer.testing import CliRunner
 
 from nopair.cli import app
 from nopair.data.records import Photo, Record, measure
-from nopair.data.shards import write_dataset
+from nopair.data.shards import read_records, write_dataset
 from nopair.errors import DataError
 from nopair.synthesis.inspect_command import tables
 from nopair.synthesis.inspection import inspect
 from nopair.synthesis.items import Aside
-from nopair.synthesis.leaks import Benchmark, plain, read_benchmark
-from nopair.synthesis.write import write_rejected
+from nopair.synthesis.journal import Journal
+from nopair.synthesis.leaks import NEAR, Benchmark, picture_of, plain, read_benchmark
+from nopair.synthesis.recipe import ScanConfig
+from nopair.synthesis.scan import scan
+from nopair.synthesis.write import counted
 
 SCRIPT = "<script>alert(1)</script> make it \"red\" & 'bold' {{ 7 * 7 }}"
 
@@ -55,6 +59,7 @@ def dataset(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inspected") / "set"
     first, second, third = (encoded(toy.scene(seed)) for seed in (1, 2, 3))
     copy = encoded(toy.scene(1).resize((120, 100)), "JPEG", quality=80)
+    aside = [Aside("scan", "too small", "<b>.png"), Aside("scan", "too small", "b")]
     write_dataset(
         folder,
         [
@@ -64,8 +69,8 @@ def dataset(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
             record(3, copy, SCRIPT, None),
             record(4, third, "add a big blue boat to the lake"),
         ],
+        dropped=counted(aside),
     )
-    write_rejected(folder, [Aside("scan", "too small", "<b>.png"), Aside("scan", "too small", "b")])
     return folder
 
 
@@ -111,6 +116,29 @@ def test_a_picture_of_a_benchmark_is_found_though_it_was_scaled_and_compressed(
     found = inspect(dataset, [known], 1, 0)
     assert found.leaked == {("bench", "picture"): 1}
     assert [leak.record for leak in found.leaks] == ["2"]
+
+
+@pytest.mark.parametrize("kind", ["clear", "half", "16 bits"])
+def test_a_picture_of_a_benchmark_is_seen_as_the_scan_sees_a_photo(toy: ModuleType, tmp_path: Path, kind: str) -> None:
+    """On white where it is transparent, and with all its bits."""
+    image = toy.scene(5).convert("L") if kind == "16 bits" else toy.scene(5).convert("RGBA")
+    if kind == "16 bits":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    else:
+        image.paste((0, 0, 0, 0), (0, 0, 96 if kind == "clear" else 40, 30))
+    (tmp_path / "photos").mkdir()
+    image.save(tmp_path / "photos" / "a.png")
+    with Journal(tmp_path / "scan.jsonl") as journal:
+        (photo,) = scan(tmp_path / "photos", ScanConfig(min_side=8), journal, tmp_path / "kept").photos
+    seen, kept = (picture_of(path.read_bytes()) for path in (tmp_path / "photos" / "a.png", photo.file))
+    assert seen is not None
+    assert kept is not None
+    assert seen.near(kept, NEAR)
+
+
+def test_what_an_import_left_out_is_told(toy: ModuleType, dataset: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "imported", read_records(dataset), dropped={"no such image": 7})
+    assert inspect(tmp_path / "imported", [], 1, 0).rejected == {"no such image": 7}
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "parquet"])

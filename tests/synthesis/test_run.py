@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +16,10 @@ from typer.testing import CliRunner
 from nopair.cli import app
 from nopair.data.shards import Card, read_records
 from nopair.errors import DataError, UnavailableError
+from nopair.synthesis.items import Found
 from nopair.synthesis.recipe import load_synthesis
 from nopair.synthesis.run import WORK, synthesize
+from nopair.synthesis.stages import categories_of
 from nopair.synthesis.write import read_rejected
 from nopair.training.run import EDITOR
 
@@ -55,6 +58,9 @@ def test_photos_become_records(toy: ModuleType, whole: tuple[Path, str, list[Any
         assert record.source == "tests"
         assert record.licence == "CC0-1.0"
         assert all(score.probability >= 0.5 for score in record.scores)
+        objectless = record.category in ("add", "style", "text", "background") or not record.subject
+        asked = {"applicable", "specific"} if objectless else {"applicable", "object", "specific"}
+        assert {score.question for score in record.scores} == asked
         assert [stage.stage for stage in record.stages][:2] == ["caption", "propose"]
         assert {stage.prompt_version for stage in record.stages} >= {"caption-1", "verify-applicable-1"}
         assert record.edited_caption != record.caption
@@ -62,6 +68,19 @@ def test_photos_become_records(toy: ModuleType, whole: tuple[Path, str, list[Any
     assert f"scan: {toy.TAKEN} through" in said
     for words in ("at most 0.00 USD", "answers from before", "records in"):
         assert words in said
+
+
+def test_kinds_of_edit_are_asked_for_alike(toy: ModuleType, tmp_path: Path) -> None:
+    recipe = load_synthesis(toy.recipe(tmp_path, "http://127.0.0.1:9/v1", propose__per_image=3))
+    drawn = [
+        categories_of(Found(hashlib.sha256(bytes([i % 256, i // 256])).hexdigest(), "", Path()), recipe)
+        for i in range(2000)
+    ]
+    assert all(len(set(kinds)) == 3 for kinds in drawn)
+    counts = Counter(kind for kinds in drawn for kind in kinds)
+    assert set(counts) == set(recipe.propose.categories)
+    expected = 3 * 2000 / len(counts)
+    assert all(0.85 * expected < count < 1.15 * expected for count in counts.values())
 
 
 def test_what_was_left_out_is_named_and_counted(whole: tuple[Path, str, list[Any]]) -> None:
@@ -105,9 +124,21 @@ def test_the_same_photos_recipe_and_answers_give_the_same_bytes(
     toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path, whole: tuple[Path, str, list[Any]]
 ) -> None:
     """However many questions are under way at a time, and whatever fails on the way."""
-    with endpoint_server.serve(toy.flaky(toy.Model(endpoint_server), endpoint_server)) as server:
+    delivered: set[int] = set()
+    with endpoint_server.serve(toy.flaky(toy.Model(endpoint_server), endpoint_server, delivered)) as server:
         run(photos, tmp_path / "dataset", toy.recipe(tmp_path, server.url, verify__engine__concurrency=1))
+    assert delivered == set(range(toy.WAYS))
     assert len(server.asked) > len(whole[2]), "failures were tried again"
+    assert contents(tmp_path / "dataset") == contents(whole[0])
+
+
+def test_a_question_without_an_answer_in_time_is_asked_again(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path, whole: tuple[Path, str, list[Any]]
+) -> None:
+    model = toy.Model(endpoint_server)
+    with endpoint_server.serve(lambda one: endpoint_server.Hang() if one.number == 2 else model(one)) as server:
+        run(photos, tmp_path / "dataset", toy.recipe(tmp_path, server.url, caption__engine__timeout=2.0))
+    assert len(server.asked) > len(whole[2])
     assert contents(tmp_path / "dataset") == contents(whole[0])
 
 
@@ -162,7 +193,7 @@ def test_answers_that_are_none_are_asked_for_again_then_counted_and_kept_aside(
     ("edit", "reason"),
     [
         ({"category": "nothing"}, "kind of edit not asked for"),
-        ({"category": "remove", "object": " "}, "removal without an object"),
+        ({"category": "remove", "object": " "}, "no object for remove"),
         ({"instruction": "the same"}, "instruction given twice"),
     ],
 )

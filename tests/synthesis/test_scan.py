@@ -88,6 +88,17 @@ def test_what_a_killed_scan_left_unfinished_is_removed(photos: Path, tmp_path: P
     assert all(photo.file.is_file() for photo in taken)
 
 
+def test_a_long_strip_is_too_small_as_it_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name, width in (("strip", 100), ("whole", 96)):
+        Image.new("RGB", (width * 4, 32 * 4), "red").save(tmp_path / "photos" / f"{name}.png")
+    found = scanned(tmp_path / "photos", tmp_path, CONFIG.model_copy(update={"near": 0}))
+    assert [(one.name, one.reason, one.detail) for one in found.aside] == [("strip.png", "too small", "400x128")]
+    (whole,) = found.photos
+    with Image.open(whole.file) as kept:
+        assert kept.size == (96, 32)
+
+
 def test_order_and_choice_do_not_depend_on_threads(photos: Path, tmp_path: Path) -> None:
     one = scanned(photos, tmp_path / "one", CONFIG.model_copy(update={"threads": 1}))
     many = scanned(photos, tmp_path / "many", CONFIG.model_copy(update={"threads": 4}))

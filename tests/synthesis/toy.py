@@ -155,8 +155,11 @@ class Model:
         return self.server.Say(json.dumps(answer))
 
 
-def flaky(model: Callable[[Any], Any], server: ModuleType) -> Callable[[Any], Any]:
-    """The model behind a server that fails in every way, each question by its own contents: first attempts only."""
+def flaky(model: Callable[[Any], Any], server: ModuleType, delivered: set[int] | None = None) -> Callable[[Any], Any]:
+    """The model behind a server that fails in `WAYS` ways, each question by its own contents: first attempts only.
+
+    `delivered` is told which ways it failed in.
+    """
     before: dict[str, int] = {}
 
     def script(asked: Any) -> Any:
@@ -171,11 +174,17 @@ def flaky(model: Callable[[Any], Any], server: ModuleType) -> Callable[[Any], An
             server.Raw(b"<html>", "text/html"),
         ]
         which = int(digest[:2], 16) % 12
+        assert len(failures) == WAYS
         if before[digest] == 1 and which < len(failures):
+            if delivered is not None:
+                delivered.add(which)
             return failures[which]
         return model(asked)
 
     return script
+
+
+WAYS = 6
 
 
 ADVERSARIAL = (

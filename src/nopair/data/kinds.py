@@ -11,7 +11,29 @@ from typing import Final, get_args
 from nopair.data.records import Category
 
 _OURS: Final[Mapping[str, Category]] = {name: name for name in get_args(Category) if name != "nothing"}
-_COMMON: Final[Mapping[str, Category]] = {"color": "colour", "shape": "adjust"}
+_COMMON: Final[Mapping[str, Category]] = {
+    "addition": "add",
+    "insertion": "add",
+    "removal": "remove",
+    "deletion": "remove",
+    "replacement": "replace",
+    "shape": "adjust",
+    "shape change": "adjust",
+    "color": "colour",
+    "color change": "colour",
+    "colour change": "colour",
+    "local color change": "colour",
+    "material change": "material",
+    "style transfer": "style",
+    "style change": "style",
+    "background change": "background",
+    "background swap": "background",
+    "background replacement": "background",
+    "text change": "text",
+    "text editing": "text",
+    "action change": "action",
+}
+"""Names that several data sets share. Not here: texture (material, or a pattern), geometric, global colour or tone."""
 _PICO: Final[Mapping[str, Category]] = {
     "Add a new object to the scene": "add",
     "Remove an existing object": "remove",
@@ -46,7 +68,7 @@ def category_of(kind: str) -> Category | None:
 
 
 def _plain(kind: str) -> str:
-    return " ".join(re.findall(r"\w+", kind.replace("→", " to ").casefold()))
+    return " ".join(re.findall(r"[^\W_]+", kind.replace("→", " to ").casefold()))
 
 
 _CATEGORIES: Final = {_plain(kind): category for kind, category in {**_OURS, **_COMMON, **_PICO}.items()}

@@ -34,12 +34,12 @@ CATEGORIES: Final[tuple[str, ...]] = get_args(Category)
 """Kinds of edit: the paper's ten, `free-form` (a subject in a new picture), and `nothing` (the photo as it is)."""
 
 NEEDED: Final = ("category", "caption", "edited_caption", "subject")
+"""Fields that may be missing from a stored record and that training needs."""
 NO_SUBJECT: Final = {
     "remove": "a removal needs a subject, the noun of what is to go",
     "free-form": "a free-form edit needs a subject, the noun of what is to be the same",
 }
 """Categories that a judge asks about by their subject, and what is wrong with an empty one."""
-"""Fields that may be missing from a stored record and that training needs."""
 
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Text that says something."""

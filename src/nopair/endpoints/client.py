@@ -9,6 +9,7 @@ import base64
 import binascii
 import email.utils
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Server, Usage
-from nopair.errors import EndpointError, MissingExtraError, RefusedError, UnavailableError
+from nopair.errors import ContentRefusedError, EndpointError, MissingExtraError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
     from openai import APIStatusError
@@ -26,6 +27,12 @@ _PASSING: Final = frozenset({408, 409, 425, 429})
 """Statuses that may be another one at the next attempt; those from 500 on are, too."""
 _OF_ONE_REQUEST: Final = frozenset({400, 413, 415, 422})
 """Statuses that refuse what was asked, not who asks."""
+_ABOUT_CONTENT: Final = re.compile(
+    r"content[ _-]*(?:filter|policy|management|violation)|moderation|safety[ _-]*(?:system|polic)|responsible[ _-]*ai|"
+    r"prohibited[ _-]*content|flagged",
+    re.IGNORECASE,
+)
+"""What servers say where a filter refuses a request, whatever the status."""
 _LONGEST_QUOTE: Final = 200
 
 
@@ -74,7 +81,8 @@ class Endpoint:
         """The model's answer.
 
         Raises:
-            RefusedError: the server refuses this request; others may pass.
+            ContentRefusedError: a filter or the model refuses this content.
+            RefusedError: the server refuses this request for another reason; others may pass.
             UnavailableError: no answer after all attempts.
             EndpointError: the server refuses us altogether: wrong key, no such model or address.
         """
@@ -115,14 +123,18 @@ class Endpoint:
             self.usage += usage
             choice = completion.choices[0]
             text, refusal = choice.message.content, choice.message.refusal
-            if isinstance(refusal, str):
-                raise RefusedError(f"{self.server.url}: the model refuses this request: {self._quote(refusal)}")
+            filtered = choice.finish_reason == "content_filter"
+            if isinstance(refusal, str) or filtered:
+                words = self._without_key(refusal or text or "content filter")
+                who = "a content filter" if filtered else "the model"
+                raise ContentRefusedError(f"{self.server.url}: {who} refuses this: {self._quote(words)}", words)
             if not isinstance(text, str):
                 raise _MalformedReply("a reply without text")
             first = _first(choice.logprobs) if ask.top else ()
         except (AttributeError, IndexError, TypeError, ValueError):
             raise _MalformedReply("something else than a chat completion") from None
-        return Reply(self._without_key(text), usage, first, finished=choice.finish_reason != "length")
+        model = completion.model if isinstance(completion.model, str) else ""
+        return Reply(self._without_key(text), usage, first, choice.finish_reason != "length", model)
 
     async def _edit(self, images: Sequence[Picture], prompt: str, fields: Mapping[str, Any]) -> Picture:
         files: Any = [
@@ -179,6 +191,9 @@ class Endpoint:
     def _raise_if_final(self, error: "APIStatusError", problem: str, asked_to_wait: float | None) -> None:
         """Raise what a further attempt cannot mend."""
         status = error.status_code
+        if status < 500 and _ABOUT_CONTENT.search(str(error)):
+            words = self._without_key(str(error))
+            raise ContentRefusedError(f"{self.server.url}: refuses this content: {problem}", words) from None
         if status in _OF_ONE_REQUEST:
             raise RefusedError(f"{self.server.url}: refuses this request: {problem}") from None
         if status < 500 and status not in _PASSING:

@@ -58,13 +58,15 @@ class Ask:
 class Reply:
     """An answer. `first` holds the likeliest first tokens with their natural log-probabilities, if they were asked for.
 
-    `finished` is False where the answer was cut at `max_tokens`.
+    `finished` is False where the answer was cut at `max_tokens`. `model` is who the server says has answered; "" if it
+    does not.
     """
 
     text: str
     usage: Usage
     first: tuple[tuple[str, float], ...] = ()
     finished: bool = True
+    model: str = ""
 
 
 def yes_probability(first: tuple[tuple[str, float], ...]) -> float | None:

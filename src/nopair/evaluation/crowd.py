@@ -1,52 +1,43 @@
-"""Many requests to one server: some fail, the others go on, and a server that is gone ends it."""
+"""Requests of an evaluation: what goes wrong with one of them is told, and the others go on."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from nopair.errors import EndpointError, NopairError, RefusedError, UnavailableError
+from nopair.endpoints.crowd import for_each
+from nopair.errors import ContentRefusedError, EndpointError, NopairError, OutputError, RefusedError, UnavailableError
 
 T = TypeVar("T")
-MOST_FAILURES: Final = 8
-"""In a row, for each request that may be under way: then the server is taken to be gone."""
 
 
-async def for_each(
+async def tell_each(
     things: Sequence[T],
-    workers: int,
+    at_once: int,
     work: Callable[[T], Awaitable[None]],
     told: Callable[[T, str | None], None],
+    *,
+    heard: bool,
 ) -> None:
-    """`work` on each, `workers` at a time; `told` gets each with what went wrong, or None.
+    """`work` on each, `at_once` at a time; `told` gets each with what went wrong, or None. `heard` as in `for_each`.
 
     Raises:
-        EndpointError: the server refuses us altogether, or gives no answer to many in a row, or to any.
+        EndpointError: the server refuses us altogether, or has no answer for many in a row, or for any.
+        OutputError: what was answered, and paid, cannot be kept.
     """
-    waiting = iter(things)
-    in_a_row = 0
 
-    async def go_on() -> None:
-        nonlocal in_a_row
-        for thing in waiting:
-            problem = None
-            try:
-                await work(thing)
-                in_a_row = 0
-            except UnavailableError as error:
-                in_a_row += 1
-                if in_a_row >= MOST_FAILURES * workers or in_a_row == len(things):
-                    raise
-                problem = str(error)
-            except NopairError as error:
-                if isinstance(error, EndpointError) and not isinstance(error, RefusedError):
-                    raise
-                problem = str(error)
-            told(thing, problem)
+    async def attempt(thing: T) -> str | None:
+        try:
+            await work(thing)
+        except ContentRefusedError as error:
+            return str(error)
+        except RefusedError as error:  # if it takes none of our requests, it might as well be gone
+            raise UnavailableError(str(error)) from error
+        except (EndpointError, OutputError):
+            raise
+        except NopairError as error:
+            return str(error)
+        return None
 
-    tasks = [asyncio.create_task(go_on()) for _ in range(min(workers, len(things)))]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def done(thing: T, found: object) -> None:
+        told(thing, None if found is None else str(found))
+
+    await for_each(things, at_once, attempt, done, heard=heard)

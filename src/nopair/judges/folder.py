@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, Pre
 
 from nopair.errors import ModelError
 from nopair.precision import Precision, quantisation
+from nopair.weights import PREFIX, resolve
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ def family_of(folder: Path) -> str | None:
         raise ModelError(f"{path} is not valid JSON ({_first_line(error)}); copy it again") from error
     family = config.get("model_type") if isinstance(config, dict) else None
     return family if isinstance(family, str) else None
+
+
+def named(path: str) -> str:
+    """A judge's name, without the folders it lies in, with the family that its own folder tells if it is there."""
+    name = path if path.startswith(PREFIX) else Path(path).name
+    try:
+        return f"{name} ({family_of(resolve(path))})"
+    except ModelError:
+        return name
 
 
 def load_parts(

@@ -28,11 +28,11 @@ from nopair.data.shards import Card, read_records, write_dataset
 from nopair.errors import ConfigError, DataError, ImageError, UnavailableError
 from nopair.settings import dump
 from nopair.synthesis.asking import Asker
-from nopair.synthesis.crowd import progress
 from nopair.synthesis.estimate import expected_of_records
 from nopair.synthesis.fill import FILL, Filled, Lacking, fill, without_asking
 from nopair.synthesis.items import Aside, Described, Found
 from nopair.synthesis.journal import Journal
+from nopair.synthesis.progress import progress
 from nopair.synthesis.recipe import SynthesisRecipe
 from nopair.synthesis.run import WORK, Until, Work, identity
 from nopair.synthesis.scan import STAGE as SCAN
@@ -223,8 +223,10 @@ def _write(
         for record, words in zip(read_records(source), filled, strict=True):
             if isinstance(words, Filled):
                 yield _record(record, words, captions.get(record.image_hash), stage, source, dataset)
+            tick("")
 
-    card = write_dataset(dataset, records(), dropped=+dropped)
+    with progress("write", len(filled), console) as tick:
+        card = write_dataset(dataset, records(), dropped=+dropped)
     counts = ", ".join(f"{name} {count}" for name, count in card.categories.items())
     say(console, f"write: {card.records} records in {dataset} ({counts})")
     return card

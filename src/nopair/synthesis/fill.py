@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from nopair.data.records import CATEGORIES, Record, Stage
+from nopair.data.records import CATEGORIES, NO_SUBJECT, Record, Stage
 from nopair.endpoints.messages import Ask
 from nopair.synthesis.asking import Answer, Asker, UnusableError
 from nopair.synthesis.items import Aside
@@ -105,8 +105,8 @@ async def fill(
     if category not in (KINDS if lacking.category is None else (lacking.category,)):
         return Aside(FILL, "kind of edit not asked for", lacking.name, lacking.instruction)
     subject = answer.object if lacking.subject is None else lacking.subject
-    if category == "remove" and not subject.strip():
-        return Aside(FILL, "removal without an object", lacking.name, lacking.instruction)
+    if category in NO_SUBJECT and not subject.strip():
+        return Aside(FILL, f"no object for {category}", lacking.name, lacking.instruction)
     stage = Stage(stage=FILL, prompt_version=FILL_PROMPT, engine=asker.engine.name, model=asker.engine.model)
     return Filled(lacking.edited_caption or answer.edited_caption, category, subject, stage)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from nopair.data.records import Record
-from nopair.data.shards import read_records
+from nopair.data.shards import Card, read_records
 from nopair.synthesis.fingerprint import Fingerprint, Seen
 from nopair.synthesis.leaks import NEAR, Benchmark, picture_of, plain
-from nopair.synthesis.write import read_rejected
 
 NONE: Final = "not given"
 SHOWN_LEAKS: Final = 100
@@ -63,7 +62,7 @@ class Inspection:
         photos, near_photos, unreadable: different photos; those of them nearly the same as another; broken ones.
         twice: records that ask the same of the same photo as an earlier one.
         kinds: by category, and `all` first.
-        rejected: by stage and reason.
+        rejected: what did not become a record, by reason, in synthesis by stage and reason.
         missing: records without a field that training needs, by field.
         leaks: the first of them; `leaked` counts all, by benchmark and what.
     """
@@ -118,7 +117,7 @@ def inspect(dataset: Path, benchmarks: Sequence[Benchmark], samples: int, seed: 
         twice=twice,
         kinds={"all": kind([one for group in words.values() for one in group])}
         | {name: kind(words[name]) for name in sorted(words)},
-        rejected=dict(sorted(Counter(f"{one.stage}: {one.reason}" for one in read_rejected(dataset)).items())),
+        rejected=dict(Card.read(dataset).dropped),
         missing=dict(sorted(missing.items())),
         leaks=tuple(leaks[:SHOWN_LEAKS]),
         leaked=dict(sorted(leaked.items())),

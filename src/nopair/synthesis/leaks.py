@@ -4,7 +4,6 @@ A benchmark is a folder in any of the forms they come in (GEdit-Bench, ImgEdit a
 Arrow files with pictures inside, and JSON, JSON Lines or tables with instructions.
 """
 
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -15,17 +14,16 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
 from nopair.data.files import IMAGE_FORMATS, is_folder
-from nopair.errors import DataError
-from nopair.synthesis.fingerprint import Fingerprint
+from nopair.data.images import decode_image
+from nopair.errors import DataError, ImageError
+from nopair.synthesis.fingerprint import Fingerprint, picture
 
 NEAR: Final = 6
 """Differing bits up to which two pictures count as one."""
 _INSTRUCTIONS: Final = frozenset({"instruction", "instructions", "prompt", "edit_prompt", "edit_instruction"})
 """Names of fields that hold what a benchmark asks for."""
-_BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +42,11 @@ def plain(instruction: str) -> str:
 
 
 def picture_of(content: bytes) -> Fingerprint | None:
-    """The fingerprint of an image file's bytes; None if it is none."""
+    """The fingerprint of an image file's bytes, seen as a photo that is scanned; None if it is none."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            upright = _upright(image)
-            return Fingerprint.of(upright)
-    except _BROKEN:
+        return Fingerprint.of(picture(decode_image(content, "the picture")))
+    except ImageError:
         return None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def read_benchmark(folder: Path) -> Benchmark:

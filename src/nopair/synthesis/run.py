@@ -12,10 +12,10 @@ from nopair.data.shards import Card
 from nopair.errors import DataError, UnavailableError
 from nopair.settings import dump
 from nopair.synthesis.asking import Asker
-from nopair.synthesis.crowd import progress
 from nopair.synthesis.estimate import expected
 from nopair.synthesis.items import Aside, Described, Found, Proposed, Verified
 from nopair.synthesis.journal import Journal
+from nopair.synthesis.progress import progress
 from nopair.synthesis.recipe import LocalEngine, ServerEngine, SynthesisRecipe
 from nopair.synthesis.scan import STAGE as SCAN
 from nopair.synthesis.scan import Scanned, list_files, scan
@@ -118,7 +118,9 @@ def finish(
             f"{dataset}: no edit got through; set aside: "
             + ", ".join(f"{name} {count}" for name, count in counted(aside).items())
         )
-    card = write(dataset, kept, aside, recipe, identity(recipe.caption.engine), identity(recipe.verify.engine))
+    engines = identity(recipe.caption.engine), identity(recipe.verify.engine)
+    with progress("write", len(kept), console) as tick:
+        card = write(dataset, kept, aside, recipe, *engines, tick=lambda: tick(""))
     counts = ", ".join(f"{name} {count}" for name, count in card.categories.items())
     say(console, f"write: {card.records} records in {dataset} ({counts})")
     return card

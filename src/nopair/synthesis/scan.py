@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from nopair.data.files import IMAGE_FORMATS, is_folder, make_folder, remove_parts, write_atomic
 from nopair.data.images import load_image
 from nopair.errors import ImageError
-from nopair.synthesis.fingerprint import Fingerprint, Seen
+from nopair.synthesis.fingerprint import Fingerprint, Seen, picture
 from nopair.synthesis.items import Aside, Found
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import ScanConfig
@@ -140,10 +139,10 @@ def _look(path: Path, config: ScanConfig, kept: Path) -> dict[str, Any]:
         told = str(error).replace(str(path), "").strip(": ")
         return {"reason": "not readable", "detail": printable(told)}
     height, width = pixels.shape[1:]
-    if min(height, width) < config.min_side:
+    image = small(pixels, config)
+    if min(image.size) < config.min_side:  # as it is kept: a long strip is small, too
         return {"reason": "too small", "detail": f"{width}x{height}"}
     digest = hashlib.sha256(content).hexdigest()
-    image = small(pixels, config)
     file = keep(image, digest, config, kept)
     fingerprint = Fingerprint.of(image)
     return {"digest": digest, "file": file, "bits": fingerprint.bits, "colour": list(fingerprint.colour)}
@@ -151,8 +150,7 @@ def _look(path: Path, config: ScanConfig, kept: Path) -> dict[str, Any]:
 
 def small(pixels: Float[Tensor, "3 height width"], config: ScanConfig) -> Image.Image:
     """An upright photo, 0 to 1, no longer than the recipe has it."""
-    levels = (pixels.permute(1, 2, 0) * 255).round().byte().numpy()
-    image = Image.fromarray(np.ascontiguousarray(levels))
+    image = picture(pixels)
     image.thumbnail((config.longest_side, config.longest_side), Image.Resampling.LANCZOS)
     return image
 

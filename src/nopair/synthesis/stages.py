@@ -173,7 +173,7 @@ async def _edits(
             reason = "second edit of its kind" if edit.category in wanted else "kind of edit not asked for"
             results.append(_dropped(described, reason, edit.instruction))
         elif edit.category == "remove" and not edit.object:
-            results.append(_dropped(described, "removal without an object", edit.instruction))
+            results.append(_dropped(described, "no object for remove", edit.instruction))
         else:
             left.remove(edit.category)
             words = edit.category, edit.instruction, edit.edited_caption, edit.object

@@ -5,13 +5,14 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from nopair.endpoints.crowd import for_each
 from nopair.endpoints.server import Server, Usage, told_cost
 from nopair.errors import DataError, UnavailableError
 from nopair.synthesis.asking import REFUSED, Asker
-from nopair.synthesis.crowd import over, progress
 from nopair.synthesis.engines import opened
 from nopair.synthesis.items import Aside
 from nopair.synthesis.journal import Journal
+from nopair.synthesis.progress import progress
 from nopair.synthesis.recipe import LocalEngine, ServerEngine, SynthesisRecipe
 from nopair.synthesis.write import counted
 
@@ -32,7 +33,8 @@ async def through(
 
     Raises:
         ConfigError, MissingExtraError, ModelError, JudgeError: the engine cannot be opened.
-        EndpointError: its server cannot be used; with too many questions left open, `UnavailableError`.
+        EndpointError: its server cannot be used; with many questions in a row or too many in all left open,
+            `UnavailableError`.
         DataError: it refused everything.
     """
     if not items:
@@ -43,8 +45,16 @@ async def through(
         def said() -> str:
             return _cost(config, engine.usage)
 
+        found: dict[int, R | UnavailableError] = {}
+        one = work(asker)
         with progress(name, len(items), console) as tick:
-            results = await over(items, work(asker), engine.concurrency, lambda: tick(said()))
+
+            def done(place: int, result: R | UnavailableError) -> None:
+                found[place] = result
+                tick(said())
+
+            await for_each(range(len(items)), engine.concurrency, lambda place: one(items[place]), done)
+        results = [found[place] for place in range(len(items))]
         say(console, f"{name}: {said()}, {asker.reused} answers from before")
     left = [one for one in results if isinstance(one, UnavailableError)]
     if len(left) > recipe.unanswered * len(items):

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -65,8 +65,11 @@ def write(
     recipe: SynthesisRecipe,
     captioner: tuple[str, str],
     verifier: tuple[str, str],
+    tick: Callable[[], None] = lambda: None,
 ) -> Card:
     """Write the dataset, in the order of `kept`, and the file of what was set aside, in the order of `aside`.
+
+    `tick` is called after each record.
 
     Raises:
         OutputError: it cannot be written.
@@ -74,8 +77,13 @@ def write(
     """
     make_folder(folder)
     write_rejected(folder, aside)
-    records = (record_of(verified, recipe, captioner, verifier) for verified in kept)
-    return write_dataset(folder, records, dropped=counted(aside))
+
+    def records() -> Iterator[Record]:
+        for verified in kept:
+            yield record_of(verified, recipe, captioner, verifier)
+            tick()
+
+    return write_dataset(folder, records(), dropped=counted(aside))
 
 
 def counted(aside: Sequence[Aside]) -> dict[str, int]:

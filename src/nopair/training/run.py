@@ -24,10 +24,11 @@ from nopair.data.order import Sizes
 from nopair.data.photos import PhotoSource
 from nopair.data.tables import open_table
 from nopair.device import enough_memory
-from nopair.editor import Editor, Settings
+from nopair.editor import Editor, Settings, is_editor, read_settings
 from nopair.errors import ModelError
 from nopair.judges.base import Judge
 from nopair.judges.ensemble import JudgeEnsemble
+from nopair.judges.folder import named
 from nopair.judges.load import load_judge
 from nopair.judges.offload import HostWeights, OffloadedJudge
 from nopair.judges.questions import VERSION
@@ -84,6 +85,7 @@ class Training:
             height=height,
             width=width,
             questions=VERSION,
+            judges=_taught_by(self.recipe),
         )
         device = next(backbone.transformer.parameters()).device
         return Editor(backbone.with_transformer(transformer.to(device)), settings)
@@ -205,6 +207,13 @@ def _judge(config: JudgeConfig, device: torch.device | str) -> Judge:
         return judge.to(device)
     weights = HostWeights(judge.model, device)
     return OffloadedJudge(judge.to(device), weights.here)
+
+
+def _taught_by(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the judges that the student was trained under, also before, as far as its folder tells."""
+    student = recipe.base.student
+    before = () if student is None or not is_editor(folder := resolve(student)) else read_settings(folder).judges
+    return tuple(dict.fromkeys([*before, *(named(one.path) for one in (recipe.judge, *recipe.ensemble))]))
 
 
 def _shift(recipe: Recipe, backbone: Backbone, size: tuple[int, int]) -> float:

@@ -100,7 +100,7 @@ def test_gedit_is_read_in_its_schema(gedit: Callable[..., Benchmark], tmp_path: 
         bench.only(frozenset({"fr"}), None)
 
 
-def test_what_is_broken_in_gedit_is_counted(gedit: Callable[..., Benchmark]) -> None:
+def test_what_is_broken_in_gedit_is_counted(gedit: Callable[..., Benchmark], tmp_path: Path) -> None:
     bench = gedit(
         gedit_row(),
         gedit_row(instruction="again"),
@@ -109,15 +109,20 @@ def test_what_is_broken_in_gedit_is_counted(gedit: Callable[..., Benchmark]) -> 
         gedit_row(key="../d"),
         gedit_row(key=".."),
         gedit_row(key="e", instruction=" "),
+        gedit_row(key="f", task_type="../../../evil"),
+        gedit_row(key="g" * 260),
     )
+    assert not list(tmp_path.parent.rglob("f_SRCIMG.png")), "nothing is written for what is left out"
     assert [item.instruction for item in bench.items] == ["make the sky pink"]
     assert [one.why.split(";")[0].split(": ")[-1] for one in bench.left_out] == [
         "is there twice",
         bench.left_out[1].why.split(";")[0].split(": ")[-1],
         "has no input_image",
-        "the key cannot be the name of a file",
+        "'../d' cannot be the name of a file",
         "'..' cannot be the name of a file",
         "has no instruction",
+        "'../../../evil' cannot be the name of a file",
+        f"'{'g' * 120}' cannot be the name of a file",
     ]
     assert "export it again" in bench.left_out[1].why
 

@@ -110,7 +110,7 @@ def test_a_whole_evaluation(
     assert table(results, editor="theirs", language="cn", subset="all")["total"]["O"]["mean"] == 0.0
     assert results["benchmark"]["left_out"][0]["where"] == "edit/00005"
     assert results["scorer"]["rubric"] == "viescore"
-    assert results["judges"] == [{"name": "toy", "version": "toy"}]
+    assert results["judges"] == [{"name": "toy", "version": "toy", "answered_as": ["toy"]}]
     assert any("1 of 4 edits lack a mark" in warning for warning in results["warnings"])
     assert any("nopair's own words" in warning for warning in results["warnings"])
     differences = {(row["language"], row["measure"]): row for row in results["differences"]}
@@ -199,6 +199,8 @@ def test_two_judges_and_our_editor_with_its_teacher(
     assert "ours was trained under /models/InternVL3-14B and is marked by internvl3-78b" in kin[0]
     assert results["editors"][0]["about"]["steps"] == 1
     assert len(list((bench / "run" / "outputs" / "ours").rglob("*.png"))) == 4
+    named = next(row for row in results["judges"] if row["name"] == "gpt-5")
+    assert named["answered_as"] == ["gpt-5"]
     with pytest.raises(OutputError, match="with another steps"):
         evaluate_benchmark(request_of(*judges, overrides=(ours.replace("steps=1", "steps=2"),)))
 
@@ -206,11 +208,13 @@ def test_two_judges_and_our_editor_with_its_teacher(
 def test_a_dry_run_asks_nothing(
     bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (bench / "theirs" / "add" / "en" / "b.png").unlink()
     with endpoint_server.serve(say(endpoint_server, {})) as server:
         evaluate_benchmark(request_of(judge_at(server, input_price="1", output_price="2"), dry_run=True))
         assert not server.asked
     shown = " ".join(capsys.readouterr().out.split())
     assert "others: 1 of 4 edits to make" in shown
+    assert "toy: 16 questions" in shown, "two about each output of each editor, those not made yet included"
     assert "at most about" in shown
     assert "USD" in shown
     assert not (bench / "run" / "results.json").exists()
@@ -241,6 +245,8 @@ def test_what_does_not_compare(bench: Path, request_of: Callable[..., Request], 
         evaluate_benchmark(request_of(judge_at(server, "other"), editors=("theirs",), output=bench / "other"))
         imgedit = request_of(judge_at(server), editors=("theirs",), output=bench / "imgedit", scorer="imgedit")
         evaluate_benchmark(imgedit)
+        save_image(torch.full((3, 16, 24), 0.9), bench / "b.png")
+        evaluate_benchmark(request_of(judge_at(server), editors=("theirs",), output=bench / "changed"))
     one = f"{bench / 'both'}:theirs"
     compare_runs(one, f"{bench / 'both'}:others", as_json=True)
     for first, second, error, why in (
@@ -248,6 +254,7 @@ def test_what_does_not_compare(bench: Path, request_of: Callable[..., Request], 
         (one, f"{bench / 'both'}:nobody", ConfigError, "has no editor nobody"),
         (one, str(bench / "other"), ConfigError, "no judge in common"),
         (one, str(bench / "imgedit"), ConfigError, "another scorer"),
+        (one, str(bench / "changed"), ConfigError, r"different edits under the same name \(1, the first: add/en/b\)"),
         (one, str(bench / "nowhere"), DataError, "name the folder of an evaluation"),
     ):
         with pytest.raises(error, match=why):
@@ -310,4 +317,4 @@ def test_subjects_are_compared_by_features(tmp_path: Path, monkeypatch: pytest.M
     evaluate_benchmark(request)
     results = read(tmp_path / "run")
     assert results["scores"][0]["total"] == {"DINO": {"mean": 1.0, "count": 1, "missing": 0}}
-    assert results["judges"] == [{"name": "features", "version": "red"}]
+    assert results["judges"] == [{"name": "features", "version": "red", "answered_as": []}]

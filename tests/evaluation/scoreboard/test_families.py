@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nopair.editor import Settings
 from nopair.evaluation.charts import bar_chart
 from nopair.evaluation.scoreboard.families import family, training_judges
 
@@ -25,12 +26,17 @@ def test_names_tell_families(name: str, kin: str | None) -> None:
     assert family(name) == kin
 
 
-def test_a_run_leaves_its_judges_beside_its_editor(tmp_path: Path) -> None:
+def test_an_editor_tells_its_judges_and_so_does_a_recipe_beside_it(tmp_path: Path) -> None:
+    assert training_judges("tiny:editor", None) == ("tiny:judge (llava_onevision)", "tiny:judge-2 (llava_onevision)")
+    assert training_judges(None, None) is None
     editor = tmp_path / "editor"
+    editor.mkdir()
+    settings = Settings(steps=4, shift=3.0, height=64, width=64, questions="v1")
+    (editor / "nopair.json").write_text(settings.model_dump_json(exclude={"judges"}))
     assert training_judges(str(editor), None) is None
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("judge: {path: tiny:judge}\nensemble:\n- path: /gone/Qwen3-VL\n- weight: 1\n")
-    assert training_judges(str(editor), None) == ("tiny:judge (llava_onevision)", "/gone/Qwen3-VL")
+    assert training_judges(str(editor), None) == ("tiny:judge (llava_onevision)", "Qwen3-VL")
     assert training_judges(str(editor), "told") == ("told",)
     for text in ("[]", "{", "judge: 3\n", "judge: {path: 4}\n"):
         recipe.write_text(text)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from nopair.endpoints.server import Server, Usage
-from nopair.errors import ConfigError, DataError, EndpointError
+from nopair.errors import ConfigError, DataError, EndpointError, OutputError
 from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
 from nopair.evaluation.scorers.judge import EndpointJudge, load_scoring_judge
 from nopair.evaluation.scorers.rubric import ours
@@ -48,7 +48,7 @@ def seeing(module: ModuleType) -> Callable[[Any], Any]:
 
     def script(asked: Any) -> Any:
         shown = [pixels(content) for content in asked.images]
-        noise = 10 * min(1.0, float(shown[-1].std(0).mean()) * 4)
+        noise = 10 * min(1.0, float(shown[-1].std(0).mean()) * 10)
         if len(shown) == 1:
             return module.Say(json.dumps({"score": [10 - noise, 10 - noise]}))
         before, after = (image.mean(0) for image in shown)
@@ -72,7 +72,7 @@ def test_a_target_a_copy_and_noise_get_the_order_that_they_must(
     assert marks["target"] == {"SC": 10.0, "PQ": 10.0, "O": 10.0}
     assert marks["copy"] == {"SC": 0.0, "PQ": 10.0, "O": 0.0}
     assert marks["target"]["O"] > marks["half"]["O"] > marks["copy"]["O"]
-    assert marks["noise"]["PQ"] < marks["half"]["PQ"]
+    assert marks["noise"] == {"SC": 0.0, "PQ": 0.0, "O": 0.0}
     assert usage == Usage(8, 0, 800, 80)
     assert server.most_at_once <= 3
     bodies = [one.json for one in server.asked]
@@ -164,6 +164,66 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(
     assert len(Store(tmp_path / "replies.jsonl").records) == 5
     with pytest.raises(EndpointError):
         ask(scorer_of("http://127.0.0.1:9/v1", attempts=1), tasks[:1], tmp_path / "other.jsonl")
+
+
+def test_what_a_server_cannot_take_is_told_and_asked_again(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """Refused for its form and not for its content: if it is all, the server is set up wrongly, and nothing is kept."""
+    tasks = [make_task(str(i), BLUE, instruction=f"edit {i}") for i in range(10)]
+    path, wrong = tmp_path / "replies.jsonl", endpoint_server.Fail(400, message="Unsupported parameter: max_tokens")
+    with endpoint_server.serve(lambda asked: wrong) as server, pytest.raises(EndpointError, match="max_tokens"):
+        ask(scorer_of(server.url, concurrency=1), tasks, path)
+    assert len(server.asked) == 8
+    assert not Store(path).records
+    with endpoint_server.serve(lambda one: wrong if "edit 3" in one.text else endpoint_server.Say(GOOD)) as server:
+        store, failed, _ = ask(scorer_of(server.url, concurrency=1), tasks, path)
+        assert len(server.asked) == len(store.records) + 1
+        assert ["max_tokens" in why for why in failed.values()] == [True]
+        _, failed, _ = ask(scorer_of(server.url, concurrency=1), tasks, path)
+        assert len(server.asked) == len(store.records) + 2, "the only one left; it does not end the run"
+        assert len(failed) == 1
+
+
+@pytest.mark.parametrize("how", ["finish", "status"])
+def test_a_filtered_content_is_kept_with_all_its_words_and_not_asked_again(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path, how: str
+) -> None:
+    message = {"role": "assistant", "content": None}
+    reply = {
+        "id": "1", "object": "chat.completion", "created": 1, "model": "toy-vlm",
+        "choices": [{"index": 0, "finish_reason": "content_filter", "message": message}],
+    }  # fmt: skip
+    why = f"rejected by our safety system: {'because ' * 60}of it"
+    says = {"finish": endpoint_server.Raw(json.dumps(reply).encode()), "status": endpoint_server.Fail(403, message=why)}
+    task = make_task("a", BLUE)
+    with endpoint_server.serve(lambda asked: says[how]) as server:
+        scorer = scorer_of(server.url, concurrency=1)
+        store, failed, _ = ask(scorer, [task], tmp_path / "replies.jsonl")
+        assert len(server.asked) == 2
+        assert not failed
+        assert not open_questions(scorer, [task], store)
+    records = list(store.records.values())
+    assert [record.status for record in records] == ["refused", "refused"]
+    assert all(why in record.text for record in records) == (how == "status")
+    assert scorer.marks(task, store, failed)[0] == {"SC": None, "PQ": None, "O": None}
+
+
+def test_who_answers_is_kept_and_a_full_disk_ends_the_run(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [make_task(str(i), BLUE, instruction=f"edit {i}") for i in range(10)]
+    with endpoint_server.serve(lambda asked: endpoint_server.Say(GOOD)) as server:
+        store, _, _ = ask(scorer_of(server.url), tasks[:1], tmp_path / "replies.jsonl")
+        assert {record.model for record in store.records.values()} == {"toy-vlm"}
+
+        def full(store: Store, record: object) -> None:
+            raise OutputError("the disk is full")
+
+        monkeypatch.setattr(Store, "add", full)
+        with pytest.raises(OutputError):
+            ask(scorer_of(server.url, concurrency=1), tasks, tmp_path / "replies.jsonl")
+    assert len(server.asked) == 2 + 1
 
 
 def test_a_wrong_key_ends_the_run_at_once(make_task: Make, endpoint_server: ModuleType, tmp_path: Path) -> None:

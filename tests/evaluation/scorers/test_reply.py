@@ -52,6 +52,8 @@ def test_what_is_there_is_read(text: str, numbers: tuple[float, ...]) -> None:
         ('{"score": {"a": 8, "b": 7}}', "not a number"),
         ('{"score": [NaN, 7]}', "not finite"),
         ('{"score": [Infinity, 7]}', "not finite"),
+        (f'{{"score": [5, 1{"0" * 400}]}}', "not finite"),
+        (f'{{"score": [5, 1{"0" * 5000}]}}', "no JSON object"),
         ('{"score": [11, 7]}', "11 is outside 0 to 10"),
         ('{"score": [8, -1]}', "-1 is outside 0 to 10"),
         ('{"score": [8, 100]}', "100 is outside 0 to 10"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import multiprocessing
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nopair.errors import ConfigError, ModelError, OutputError, TrainingError
+from nopair.errors import ConfigError, Interrupted, ModelError, OutputError, TrainingError
 from nopair.evaluation.studies import command, crew, judges, run
 from nopair.evaluation.studies.catalogue import STUDIES
 from nopair.evaluation.studies.design import FULL, QUICK, Scale, Study, Variant
 from nopair.evaluation.studies.report import chart, markdown, render_study
 from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job, read_result, run_job
+from nopair.training import checkpoint
 from nopair.types import Question
 
 SHORT = ("warmup.batch=2", "npedit.batch=2", "npedit.fake_steps=1")
@@ -222,6 +225,39 @@ def test_a_run_that_cannot_be_done_stops_the_study_and_names_its_log(tmp_path: P
     with pytest.raises(TrainingError, match=r"seed 0.*log\.txt"):
         crew.run_all([job], 2, Console(quiet=True))
     assert "/nowhere" in (job.folder / "log.txt").read_text()
+
+
+def test_what_nobody_expected_is_in_the_log(tmp_path: Path) -> None:
+    """In a process of its own, as runs are."""
+    job = make_job(tmp_path, STUDY.variants[0])
+    process = multiprocessing.get_context("spawn").Process(target=crew._alone, args=(job, operator.add))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    assert "TypeError: unsupported operand" in (job.folder / crew.LOG).read_text()
+
+
+def test_a_run_that_was_begun_under_another_recipe_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, STUDY.variants[0])
+    resumed: list[str | None] = []
+
+    def stopped(phases: object, *, resume: str | None, directory: Path, **_: object) -> None:
+        resumed.append(resume)
+        (directory / "checkpoints" / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+        (directory / "checkpoints" / "checkpoint-1" / "checkpoint.json").write_text("{}")
+        raise Interrupted(143)
+
+    monkeypatch.setattr(run, "run_phases", stopped)
+    monkeypatch.setattr(run, "warm_up", lambda *_: None)
+    monkeypatch.setattr(run, "_started", lambda job: job.recipe)
+    monkeypatch.setattr(checkpoint, "newest_total", lambda root: 1 if root.exists() else None)
+    other = dataclasses.replace(job, study=dataclasses.replace(STUDY, overrides=(*SHORT, "npedit.lr=1e-5")))
+    for one in (job, job, other, other):
+        with pytest.raises(Interrupted):
+            run_job(one, Console(quiet=True))
+    assert resumed == [None, "latest", None, "latest"]
 
 
 def test_an_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:

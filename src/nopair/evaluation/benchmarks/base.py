@@ -102,12 +102,20 @@ def collect(name: str, origin: str, found: Iterable[Item | LeftOut]) -> Benchmar
     return Benchmark(name, origin, tuple(items.values()), tuple(left_out))
 
 
+def not_a_name(*parts: str) -> str | None:
+    """What is wrong with the first of some words that cannot be the name of a file; None if all can."""
+    for part in parts:
+        if not _PART.fullmatch(part) or part.strip(". ") == "":
+            return f"{part[:120]!r} cannot be the name of a file"
+    return None
+
+
 def _problem(item: Item) -> str | None:
     if not item.instruction.strip():
         return "has no instruction"
-    for part in (item.key, item.category, *item.place.split("/")):
-        if not _PART.fullmatch(part) or part.strip(". ") == "":
-            return f"{part!r} cannot be the name of a file"
+    bad = not_a_name(item.key, item.category, *item.place.split("/"))
+    if bad is not None:
+        return bad
     for image in (item.source, *item.subject_images):
         try:
             load_image(image)

@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from nopair.data.files import is_folder, make_folder, write_atomic
 from nopair.data.images import load_image, save_image
 from nopair.errors import DataError, ImageError
-from nopair.evaluation.benchmarks.base import Benchmark, Item, LeftOut, collect
+from nopair.evaluation.benchmarks.base import Benchmark, Item, LeftOut, collect, not_a_name
 
 NAME: Final = "gedit"
 _COLUMNS: Final = ("task_type", "key", "instruction", "instruction_language", "input_image", "Intersection_exist")
@@ -41,8 +41,8 @@ def _items(folder: Path, work: Path) -> Iterator[Item | LeftOut]:
             yield LeftOut(where, f"has no {blank[0]}")
         elif not isinstance(image, dict) or not image.get("bytes"):
             yield LeftOut(f"{where}, key {words['key']}", "has no input_image")
-        elif "/" in words["key"] or "\\" in words["key"]:
-            yield LeftOut(f"{where}, key {words['key']}", "the key cannot be the name of a file")
+        elif (bad := not_a_name(words["task_type"], words["instruction_language"], words["key"])) is not None:
+            yield LeftOut(f"{where}, key {words['key'][:60]}", bad)
         else:
             place = f"fullset/{words['task_type']}/{words['instruction_language']}/{words['key']}"
             try:

@@ -15,7 +15,7 @@ from nopair.endpoints.messages import Picture
 from nopair.endpoints.server import Server
 from nopair.errors import ImageError
 from nopair.evaluation.benchmarks.base import Item
-from nopair.evaluation.crowd import for_each
+from nopair.evaluation.crowd import tell_each
 from nopair.evaluation.editors.base import Told, below
 from nopair.evaluation.scorers.judge import SERVER_OPTIONS, server_of
 from nopair.evaluation.specs import Spec, as_value
@@ -49,7 +49,7 @@ class EndpointEditor:
         Raises:
             ConfigError: an unknown option or a wrong value.
         """
-        spec.only("name", *SERVER_OPTIONS, *FIELDS)
+        spec.only("name", "judge", *SERVER_OPTIONS, *FIELDS)
         server = server_of(spec)
         fields = {name: as_value(value) for name, value in spec.options.items() if name in FIELDS}
         about: dict[str, JsonValue] = {
@@ -76,7 +76,8 @@ class EndpointEditor:
                 edited = await endpoint.edit_image([picture], item.instruction, self.fields)
                 _save(edited.content, below(item, folder))
 
-            await for_each(items, self.server.concurrency, edit, told)
+            heard = any(folder.rglob("*.png"))
+            await tell_each(items, self.server.concurrency, edit, told, heard=heard)
 
 
 def _save(content: bytes, target: Path) -> None:

@@ -25,13 +25,13 @@ class MadeOutputs:
 
     @classmethod
     def load(cls, spec: Spec) -> "MadeOutputs":
-        """`outputs:FOLDER[,name=NAME]`.
+        """`outputs:FOLDER[,name=NAME][,judge=NAME]`; `judge` tells under which one their editor was trained.
 
         Raises:
             ConfigError: an unknown option.
             DataError: there is no such folder.
         """
-        spec.only("name")
+        spec.only("name", "judge")
         root = Path(spec.place)
         if not is_folder(root):
             raise DataError(f"{root}: no such folder of outputs; check the path")

@@ -118,17 +118,13 @@ def _tasks(editor: Contestant, bench: Benchmark, output: Path) -> list[Task]:
 def _tell_plan(
     console: Console, bench: Benchmark, editors: Sequence[Contestant], markers: Sequence[Marker], output: Path
 ) -> None:
-    """What would be done. Edits that are not made yet are counted with a stand-in, their source."""
+    """What would be done, edits that are not made yet included."""
     for editor in editors:
         folder = _outputs(output, editor.name)
         waiting = sum(not editor.output(item, folder).is_file() for item in bench.items)
         console.print(f"{editor.name}: {waiting} of {len(bench.items)} edits to make", markup=False, highlight=False)
     tasks = [
-        Task(
-            editor.name,
-            item,
-            path if (path := editor.output(item, _outputs(output, editor.name))).is_file() else item.source,
-        )
+        Task(editor.name, item, editor.output(item, _outputs(output, editor.name)))
         for editor in editors
         for item in bench.items
     ]
@@ -149,9 +145,10 @@ def _gathered(
     problems: Mapping[str, Mapping[str, str]],
     failures: Mapping[str, Mapping[str, str]],
 ) -> Comparison:
-    samples = {}
+    samples, names = {}, {}
     for marker in markers:
         store = Store(_replies(request.output, marker.name))
+        names[marker.name] = tuple(sorted({record.model for record in store.records.values() if record.model}))
         for editor in editors:
             samples[marker.name, editor.name] = [
                 _sample(item, editor, marker, store, request.output, problems[editor.name], failures[marker.name])
@@ -162,7 +159,7 @@ def _gathered(
         EditorFacts(
             editor.name,
             editor.about,
-            training_judges(spec.place, spec.options.get("judge")) if spec.kind == "nopair" else None,
+            training_judges(spec.place if spec.kind == "nopair" else None, spec.options.get("judge")),
             len(bench.items) - len(_tasks(editor, bench, request.output)),
         )
         for editor, spec in zip(editors, specs, strict=True)
@@ -172,7 +169,7 @@ def _gathered(
         scorer=scorer,
         measures=markers[0].measures,
         high=markers[0].high,
-        judges=tuple(JudgeFacts(marker.name, marker.version) for marker in markers),
+        judges=tuple(JudgeFacts(marker.name, marker.version, names[marker.name]) for marker in markers),
         editors=tuple(facts),
         samples=samples,
         command=request.command,

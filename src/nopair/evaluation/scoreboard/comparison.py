@@ -21,7 +21,8 @@ def compare_runs(first: str, second: str, *, as_json: bool) -> None:
 
     Raises:
         DataError: a folder holds no evaluation.
-        ConfigError: which editor is not clear, or the two cannot be compared: another benchmark, judge or rubric.
+        ConfigError: which editor is not clear, or the two cannot be compared: another benchmark, judge or rubric, or
+            another edit under the same name.
     """
     runs = [_run(text) for text in (first, second)]
     facts = [run[1] for run in runs]
@@ -29,6 +30,13 @@ def compare_runs(first: str, second: str, *, as_json: bool) -> None:
         named = [_identity(fact[what]) for fact in facts]
         if named[0] != named[1]:
             raise ConfigError(f"{first} and {second}: another {what} ({named[0]}; {named[1]}), so not to be compared")
+    asked = [{row.place: row.asked for row in rows if row.asked} for rows, _ in runs]
+    other = [place for place, digest in asked[0].items() if asked[1].get(place, digest) != digest]
+    if other:
+        raise ConfigError(
+            f"{first} and {second}: ask different edits under the same name ({len(other)}, the first: {other[0]}), so "
+            "not to be compared"
+        )
     judges = [{judge["name"]: judge["version"] for judge in fact["judges"]} for fact in facts]
     shared = [name for name, version in judges[0].items() if judges[1].get(name) == version]
     if not shared:

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import yaml
 
-from nopair.errors import ModelError
-from nopair.judges.folder import family_of
+from nopair.editor import read_settings
+from nopair.judges.folder import named
 from nopair.weights import resolve
 
 NAMES: Final[Mapping[str, str]] = {
@@ -25,6 +25,13 @@ NAMES: Final[Mapping[str, str]] = {
     "glm": r"\bglm|cogvlm",
     "molmo": r"molmo",
     "phi": r"\bphi",
+    "minicpm": r"minicpm",
+    "ovis": r"ovis",
+    "kimi": r"kimi",
+    "deepseek": r"deepseek",
+    "step": r"\bstep-?\d",
+    "grok": r"grok",
+    "nova": r"\bnova\b",
 }
 """What names of models of a family have in common, lower case. A model named for two is of the first."""
 
@@ -34,14 +41,24 @@ def family(name: str) -> str | None:
     return next((family for family, pattern in NAMES.items() if re.search(pattern, name.lower())), None)
 
 
-def training_judges(model: str, told: str | None) -> tuple[str, ...] | None:
+def training_judges(model: str | None, told: str | None) -> tuple[str, ...] | None:
     """Names of the judges that an editor was trained under, as far as is known.
 
-    `told` is what the user says; else the recipe that a run leaves beside its editor is asked. None if nobody knows.
+    `told` is what the user says; else the editor itself tells, or the recipe that a run leaves beside it. `model` is
+    None for an editor that is not ours. None if nobody knows.
+
+    Raises:
+        ModelError: `model` is no editor of ours.
     """
     if told is not None:
         return (told,)
-    recipe = Path(model).resolve().parent / "recipe.yaml"
+    if model is None:
+        return None
+    folder = resolve(model)
+    return read_settings(folder).judges or _by_recipe(folder.resolve().parent / "recipe.yaml")
+
+
+def _by_recipe(recipe: Path) -> tuple[str, ...] | None:
     try:
         values: Any = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -50,12 +67,4 @@ def training_judges(model: str, told: str | None) -> tuple[str, ...] | None:
         return None
     judges = [values.get("judge"), *(values.get("ensemble") or [])]
     paths = [judge["path"] for judge in judges if isinstance(judge, dict) and isinstance(judge.get("path"), str)]
-    return tuple(_named(path) for path in paths) or None
-
-
-def _named(path: str) -> str:
-    """A judge's path with the family that its folder tells, where it is still there."""
-    try:
-        return f"{path} ({family_of(resolve(path))})"
-    except ModelError:
-        return path
+    return tuple(map(named, paths)) or None

@@ -1,9 +1,11 @@
 """What a comparison found, as values and as results.json."""
 
 import datetime
+import hashlib
 import itertools
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +17,16 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from nopair import __version__
 from nopair.data.files import write_atomic
 from nopair.errors import DataError
-from nopair.evaluation.benchmarks.base import Benchmark
+from nopair.evaluation.benchmarks.base import Benchmark, Item
+from nopair.evaluation.digests import file_digest
 from nopair.evaluation.scoreboard.families import family
 from nopair.evaluation.scoreboard.means import Board, Sample, board, common
 from nopair.evaluation.scoreboard.statistics import agreement, compare
 
 SAMPLES: Final = "samples.jsonl"
 RESULTS: Final = "results.json"
+_PLACES: Final = re.compile(r"\S*[/\\]\S*: ")
+"""Files and addresses that a message begins with, or names on the way."""
 FEW: Final = 0.05
 """A larger share of edits without marks is warned of."""
 
@@ -38,10 +43,11 @@ class EditorFacts:
 
 @dataclass(frozen=True, slots=True)
 class JudgeFacts:
-    """Who scored. For measures without a judge, the encoders."""
+    """Who scored. For measures without a judge, the encoders. `answered_as`: what servers call who has answered."""
 
     name: str
     version: str
+    answered_as: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,11 @@ class Comparison:
             said.append(
                 "the judge was asked in nopair's own words: compare within this table, not with published scores"
             )
+        said += [
+            f"{judge.name} has answered as {' and '.join(judge.answered_as)}: not one judge"
+            for judge in self.judges
+            if len(judge.answered_as) > 1
+        ]
         for editor in self.editors:
             said += _circular(editor, self.judges)
         for (judge, name), rows in self.samples.items():
@@ -187,8 +198,9 @@ class Comparison:
         Raises:
             OutputError: they cannot be written.
         """
+        asked = {item.place: _asked(item) for item in self.benchmark.items}
         lines = [
-            StoredSample(judge=judge, editor=editor, **asdict(sample)).model_dump_json()
+            StoredSample(judge=judge, editor=editor, asked=asked[sample.place], **asdict(sample)).model_dump_json()
             for (judge, editor), rows in self.samples.items()
             for sample in rows
         ]
@@ -210,6 +222,7 @@ class StoredSample(BaseModel):
     in_intersection: bool | None
     marks: dict[str, float | None]
     problems: tuple[str, ...]
+    asked: str = ""  # digest of instruction and source; older files have none
 
     @property
     def sample(self) -> Sample:
@@ -227,8 +240,8 @@ def read_samples(folder: Path) -> list[StoredSample]:
     """
     path = folder / SAMPLES
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [StoredSample.model_validate_json(line) for line in lines]
+        lines = path.read_text(encoding="utf-8").split("\n")  # names may hold what splitlines takes for an end
+        return [StoredSample.model_validate_json(line) for line in lines if line]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name the folder of an evaluation") from None
     except ValidationError as error:
@@ -246,20 +259,34 @@ def difference_json(found: Any) -> dict[str, Any]:
 
 def _circular(editor: EditorFacts, judges: Sequence[JudgeFacts]) -> list[str]:
     """Whether who trained also marks."""
-    if editor.about.get("kind") != "nopair":
-        return []
     if editor.trained_under is None:
-        return [f"{editor.name}: the judge it was trained under is not known; tell it with ,judge=NAME"]
+        unknown = f"{editor.name}: the judge it was trained under is not known; tell it with ,judge=NAME"
+        return [unknown] if editor.about.get("kind") == "nopair" else []
     return [
-        f"{editor.name} was trained under {taught} and is marked by {judge.name}, of the same family ({kin}): it may "
-        "please its judge more than others; mark it by another family, too"
+        f"{editor.name} was trained under {taught} and is marked by {judge.name}, {kin}: it may please its judge more "
+        "than others; mark it by another family, too"
         for taught in editor.trained_under
         for judge in judges
-        if (kin := family(taught)) is not None and kin in (family(judge.name), family(judge.version))
+        if (kin := _kin(taught, judge)) is not None
     ]
 
 
+def _kin(taught: str, judge: JudgeFacts) -> str | None:
+    """How a judge in training is related to one that marks, in words; None if it is not, as far as names tell."""
+    own = family(taught)
+    if own is not None and own in (family(judge.name), family(judge.version)):
+        return f"of the same family ({own})"
+    bare = Path(taught.partition(" (")[0]).name.lower()
+    return "the same" if bare in (judge.name.lower(), judge.version.lower()) else None
+
+
+def _asked(item: Item) -> str:
+    return hashlib.sha256(f"{item.instruction}\0{file_digest(item.source)}".encode()).hexdigest()[:16]
+
+
 def _kind(problem: str) -> str:
-    """A problem without what differs from file to file."""
+    """A problem without what differs from edit to edit: paths, addresses, and a refusal's words."""
     head, colon, rest = problem.partition(": ")
-    return f"{head}{colon}{rest.rpartition(': ')[2]}"[:160]
+    if rest.startswith("refused ("):
+        return f"{head}{colon}refused"
+    return f"{head}{colon}{_PLACES.sub('', rest)}"[:160]

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from nopair.data.images import encode, load_image
 from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Usage, told_cost
-from nopair.errors import RefusedError
+from nopair.errors import ContentRefusedError
 from nopair.evaluation.benchmarks.base import Item
-from nopair.evaluation.crowd import for_each
+from nopair.evaluation.crowd import tell_each
 from nopair.evaluation.digests import file_digest
 from nopair.evaluation.scorers.judge import Asked, ScoringJudge
 from nopair.evaluation.scorers.reply import Unreadable, read_scores
@@ -27,6 +27,8 @@ from nopair.evaluation.scorers.rules import Marks, Rule
 from nopair.evaluation.scorers.store import Record, Store
 
 SYSTEM: Final = "You judge edited images."
+_QUOTED: Final = 200
+"""Letters of a refusal in a problem; the store has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,15 @@ class JudgedScorer:
     judge: ScoringJudge
 
     def questions(self, tasks: Sequence[Task]) -> Iterator[Question]:
-        """All that is to be asked, without what the rubric has no words for.
+        """All that is to be asked, without what the rubric has no words for. Of an output that is not there yet,
+        each editor's is one of its own.
 
         Raises:
             DataError: an output's file cannot be read.
         """
         for task in tasks:
-            shown = file_digest(task.item.source), file_digest(task.output)
+            made = task.output.is_file()
+            shown = file_digest(task.item.source), file_digest(task.output) if made else f"not made by {task.editor}"
             for template in self.rubric.questions:
                 prompt = self.rubric.prompt(template, task.item.category, task.item.instruction)
                 if prompt is not None:
@@ -96,7 +100,7 @@ class JudgedScorer:
         if record is None:
             return Unreadable(failed.get(question.key, "not asked yet"))
         if record.status == "refused":
-            return Unreadable(f"refused ({record.text})")
+            return Unreadable(f"refused ({' '.join(record.text.split())[:_QUOTED]})")
         read = read_scores(record.text, question.template, self.rubric.low, self.rubric.high)
         if isinstance(read, Unreadable):
             return Unreadable(f"the answer {read.why}{'' if record.finished else ', as it was cut short'}")
@@ -148,7 +152,8 @@ async def ask_all(
         async def ask(question: Question) -> None:
             store.add(await _ask(scorer, question, asked))
 
-        await for_each(questions, 1 if server is None else server.concurrency, ask, tell)
+        at_once = 1 if server is None else server.concurrency
+        await tell_each(questions, at_once, ask, tell, heard=bool(store.records))
         return failed, asked.usage
 
 
@@ -161,8 +166,8 @@ async def _ask(scorer: JudgedScorer, question: Question, asked: Asked) -> Record
     ask = Ask(SYSTEM, (question.prompt, *pictures), max_tokens=scorer.judge.most_tokens, temperature=0.0)
     try:
         reply = await asked.chat(ask)
-    except RefusedError as error:
-        return record_of(question.key, task, question.template.name, scorer.judge.name, "refused", str(error))
+    except ContentRefusedError as error:
+        return record_of(question.key, task, question.template.name, scorer.judge.name, "refused", error.words)
     return record_of(question.key, task, question.template.name, scorer.judge.name, "answered", reply.text, reply)
 
 
@@ -185,6 +190,7 @@ def record_of(
         status=status,
         text=text,
         finished=reply is None or reply.finished,
+        model="" if reply is None else reply.model,
         input_tokens=0 if reply is None else reply.usage.input_tokens,
         output_tokens=0 if reply is None else reply.usage.output_tokens,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

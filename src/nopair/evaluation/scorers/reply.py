@@ -1,8 +1,8 @@
 """A judge's words to numbers. What cannot be read without doubt is not read."""
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -47,7 +47,7 @@ def _from_json(text: str) -> tuple[float, ...] | Unreadable:
     numbers = value if isinstance(value, list) else [value]
     if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
         return Unreadable("a score is not a number")
-    if not all(math.isfinite(number) for number in numbers):
+    if not all(abs(number) <= sys.float_info.max for number in numbers):  # nor NaN, nor an integer beyond all floats
         return Unreadable("a score is not finite")
     return tuple(float(number) for number in numbers)
 

@@ -19,6 +19,7 @@ class Record(BaseModel):
 
     `status` is "refused" where the server would not take the question (a content filter, most often); `text` is then
     its reason, and else the judge's words as they came. `finished` is False where they were cut at the token limit.
+    `model` is who the server says has answered; "" where it does not.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -34,6 +35,7 @@ class Record(BaseModel):
     input_tokens: int
     output_tokens: int
     date: str
+    model: str = ""
 
 
 class Store:

@@ -93,13 +93,14 @@ def _audit(job: Job) -> None:
 def _alone(job: Job, work: Callable[[Job, Console], None]) -> None:
     """In a process of its own: errors go to the log, and the exit code tells that there was one."""
     make_folder(job.folder)
-    with (job.folder / LOG).open("a", encoding="utf-8") as log:
-        sys.stderr = log
-        try:
-            work(job, Console(file=log, width=200))
-        except Interrupted as stopped:
-            os._exit(stopped.exit_code)
-        except NopairError as error:
-            log.write(f"error: {error}\n")
-            log.flush()
-            os._exit(error.exit_code)
+    # Not closed: what nobody expected is written to it when this process ends.
+    log = (job.folder / LOG).open("a", encoding="utf-8")
+    sys.stderr = log
+    try:
+        work(job, Console(file=log, width=200))
+    except Interrupted as stopped:
+        os._exit(stopped.exit_code)
+    except NopairError as error:
+        log.write(f"error: {error}\n")
+        log.flush()
+        os._exit(error.exit_code)

@@ -29,6 +29,8 @@ from nopair.world.cases import held_out_cases
 from nopair.world.edits import CATEGORIES
 
 RESULT: Final = "result.json"
+BEGUN: Final = "fingerprint"
+"""Beside checkpoints: of which run they are."""
 PHASES: Final = ("warmup", "sft", "grpo", "npedit")
 SCENES: Final = 0
 """Seed of the held-out edits: all runs of all studies are scored on the same ones."""
@@ -156,6 +158,7 @@ def run_job(job: Job, console: Console) -> None:
     place = Path(recipe.output)
     training = compose(recipe, job.device)
     scorer = training.judge if job.scorer is None else load_judge(resolve(job.scorer)).to(job.device)
+    _forget_another(place, job.fingerprint)
     result: dict[str, Any] = {
         "variant": job.variant.name,
         "seed": job.seed,
@@ -174,6 +177,15 @@ def run_job(job: Job, console: Console) -> None:
     _write(job, result)
     if (place / "checkpoints").exists():  # training may break down before the first
         shutil.rmtree(place / "checkpoints")
+
+
+def _forget_another(place: Path, fingerprint: str) -> None:
+    """Remove what was begun under another recipe, which no run could go on from."""
+    mark = place / BEGUN
+    if place.exists() and not (mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint):
+        shutil.rmtree(place)
+    make_folder(place)
+    write_atomic(mark, fingerprint.encode("ascii"))
 
 
 def _twin(job: Job) -> dict[str, Any] | None:
