@@ -1,5 +1,6 @@
 """Where a command's models compute: the one place that turns `--device` into a device."""
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,13 @@ def choose_device(name: str, card: int = 0) -> torch.device:
         found = f"only {cards} here, counted from 0" if cards else "none here that this torch can use"
         raise ConfigError(f"device {name}: there is no GPU {number}, {found}; choose another, or use --device cpu")
     return torch.device("cuda", number)
+
+
+def release() -> None:
+    """Give memory back that models held which nobody needs any more, so that the next one has it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Our editor, a server's, and outputs made elsewhere."""
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_ours_edits_images_of_any_size(make_items: Items, tmp_path: Path) -> Non
     assert editor.about["steps"] == 1
     with pytest.raises(ModelError):
         load_contestant(f"nopair:{tmp_path / 'no'}", "cpu")
+    dataclasses.replace(editor, opened=pytest.fail).make([], tmp_path / "out", pytest.fail)
 
 
 def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path
 def test_a_server_that_is_not_there_ends_it(make_items: Items, tmp_path: Path) -> None:
     editor = load_contestant(f"endpoint:http://127.0.0.1:9/v1,model=a,{QUICK}", "cpu")
     with pytest.raises(EndpointError):
-        editor.make(make_items(2), tmp_path, lambda item, problem: None)
+        editor.make(make_items(2), tmp_path / "out", lambda item, problem: None)
 
 
 def test_outputs_made_elsewhere(make_items: Items, tmp_path: Path) -> None:

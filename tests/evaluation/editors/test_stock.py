@@ -1,5 +1,6 @@
 """Every kind of stock pipeline, with tiny random weights: the right arguments, shapes and errors."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -78,9 +79,10 @@ def test_a_folder_edits_at_any_number_of_steps(
     )
     assert not torch.equal(other[0], images[0])
     calls = []
-    inner = editor.pipeline.scheduler.step
-    editor.pipeline.scheduler.step = lambda *args, **named: calls.append(1) or inner(*args, **named)
-    edited(editor, items[:1], tmp_path / "third")
+    pipeline = editor.opened()
+    inner = pipeline.scheduler.step
+    pipeline.scheduler.step = lambda *args, **named: calls.append(1) or inner(*args, **named)
+    edited(dataclasses.replace(editor, opened=lambda: pipeline), items[:1], tmp_path / "third")
     assert len(calls) == 2
 
 
@@ -91,7 +93,7 @@ def test_qwen_image_edit(
     monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda area, ratio: (56, 56, None))
     pipeline = pipelines.build("qwen_image_edit")
     pipeline.set_progress_bar_config(disable=True)
-    editor = StockEditor("qwen", {}, pipeline, {"num_inference_steps": 2, "true_cfg_scale": 1.0}, 0)
+    editor = StockEditor("qwen", {}, lambda: pipeline, {"num_inference_steps": 2, "true_cfg_scale": 1.0}, 0)
     images, problems = edited(editor, make_items(1), tmp_path / "out")
     assert problems == [None]
     assert images[0].shape == (3, 56, 56)
@@ -110,7 +112,7 @@ def test_the_instruction_and_the_image_reach_the_pipeline(make_items: Items, tmp
         return SimpleNamespace(images=[answers[len(seen) - 1]], nsfw_content_detected=[len(seen) == 3])
 
     items = make_items(4)
-    editor = StockEditor("toy", {}, pipeline, {"guidance_scale": 2.5}, 0)
+    editor = StockEditor("toy", {}, lambda: pipeline, {"guidance_scale": 2.5}, 0)
     problems: list[str | None] = []
     editor.make(items, tmp_path, lambda item, problem: problems.append(problem))
     assert problems[0] is None
@@ -123,7 +125,7 @@ def test_the_instruction_and_the_image_reach_the_pipeline(make_items: Items, tmp
     assert [path.name for path in (tmp_path / "fullset/add/en").iterdir()] == ["0.png"]
 
 
-def test_what_cannot_be_compared(pipelines: ModuleType, tmp_path: Path) -> None:
+def test_what_cannot_be_compared(pipelines: ModuleType, make_items: Items, tmp_path: Path) -> None:
     folder = tmp_path / "p2p"
     pipelines.build("instruct_pix2pix").save_pretrained(folder)
     for text, why in (
@@ -137,6 +139,13 @@ def test_what_cannot_be_compared(pipelines: ModuleType, tmp_path: Path) -> None:
             load_contestant(text, "cpu")
     with pytest.raises(ModelError, match="no such model folder"):
         load_contestant(f"diffusers:{tmp_path / 'no'}", "cpu")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(tmp_path / "weights")
+    editor = load_contestant(f"diffusers:{folder}", "cpu")
+    assert not edited(editor, [], tmp_path / "out")[0], "nothing to do, nothing opened"
+    with pytest.raises(ModelError, match="cannot be opened by diffusers"):
+        edited(editor, make_items(1), tmp_path / "out")
+    (tmp_path / "weights").rename(weights)
     with pytest.raises(ModelError, match="cannot be opened by diffusers"):
         load_contestant(f"diffusers:{tmp_path}", "cpu")
     (folder / "model_index.json").write_text(

@@ -1,16 +1,18 @@
 """Editors of nopair's own."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+import torch
 from pydantic import JsonValue
 
 from nopair.data.files import make_folder
 from nopair.data.jobs import Job
 from nopair.device import choose_device
-from nopair.editor import Editor, run_jobs
+from nopair.editor import Editor, read_settings, run_jobs
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
 from nopair.evaluation.editors.base import Told, below, seed_of
@@ -21,11 +23,11 @@ from nopair.weights import resolve
 @final
 @dataclass(frozen=True, eq=False, slots=True)
 class OurEditor:
-    """A `Contestant`: an editor that was trained without pairs."""
+    """A `Contestant`: an editor that was trained without pairs. `opened` loads it, once there is something to edit."""
 
     name: str
     about: Mapping[str, JsonValue]
-    editor: Editor
+    opened: Callable[[], Editor]
     seed: int
     batch: int
 
@@ -38,10 +40,10 @@ class OurEditor:
             ModelError: the model cannot be used.
         """
         spec.only("steps", "seed", "batch", "name", "judge")
-        editor = Editor.load(spec.place, choose_device(device))
-        steps = spec.number("steps", editor.settings.steps)
+        trained = read_settings(resolve(spec.place)).steps
+        steps = spec.number("steps", trained)
         seed = spec.number("seed", 0, least=0)
-        own = Path(spec.place).name if steps == editor.settings.steps else f"{Path(spec.place).name}-{steps}-steps"
+        own = Path(spec.place).name if steps == trained else f"{Path(spec.place).name}-{steps}-steps"
         about = {
             "kind": "nopair",
             "model": spec.place,
@@ -49,18 +51,29 @@ class OurEditor:
             "steps": steps,
             "seed": seed,
         }
-        return cls(spec.options.get("name", own), about, editor.with_steps(steps), seed, spec.number("batch", 4))
+        opened = functools.partial(_open, spec.place, choose_device(device), steps)
+        return cls(spec.options.get("name", own), about, opened, seed, spec.number("batch", 4))
 
     def output(self, item: Item, folder: Path) -> Path:
         """See `Contestant.output`."""
         return below(item, folder)
 
     def make(self, items: Sequence[Item], folder: Path, told: Told) -> None:
-        """See `Contestant.make`."""
+        """See `Contestant.make`.
+
+        Raises:
+            ModelError: the model cannot be used.
+        """
+        if not items:
+            return
         jobs = {}
         for item in items:
             target = below(item, folder)
             make_folder(target.parent)
             jobs[target] = (item, Job(item.source, item.instruction, target, seed_of(item, self.seed)))
-        for job, error in run_jobs(self.editor, [job for _, job in jobs.values()], self.batch):
+        for job, error in run_jobs(self.opened(), [job for _, job in jobs.values()], self.batch):
             told(jobs[job.output][0], None if error is None else str(error))
+
+
+def _open(model: str, device: torch.device, steps: int) -> Editor:
+    return Editor.load(model, device).with_steps(steps)

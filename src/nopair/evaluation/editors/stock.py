@@ -1,12 +1,15 @@
 """Any editing pipeline of diffusers, from an ordinary folder, at any number of steps."""
 
 import difflib
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -34,12 +37,13 @@ OMNIGEN_IMAGE: Final = "<img><|image_1|></img>"
 class StockEditor:
     """A `Contestant`: a pipeline that takes `image` and `prompt`, or OmniGen's `input_images`.
 
+    `opened` loads it, and is called only where there is something to edit: several editors need not fit a GPU together.
     `call` holds further arguments of the pipeline, as the user gave them.
     """
 
     name: str
     about: Mapping[str, JsonValue]
-    pipeline: Any
+    opened: Callable[[], Any]
     call: Mapping[str, bool | int | float | str]
     seed: int
 
@@ -47,8 +51,10 @@ class StockEditor:
     def load(cls, spec: Spec, device: str) -> "StockEditor":
         """`diffusers:FOLDER[,steps=N][,seed=N][,dtype=bf16][,offload=yes][,name=NAME][,ARGUMENT=VALUE …]`.
 
+        Its weights are not read yet.
+
         Raises:
-            ModelError: no such folder, or not an editing pipeline that diffusers can open.
+            ModelError: no such folder, or not that of an editing pipeline of diffusers.
             ConfigError: an unknown option, or an argument that the pipeline does not take.
         """
         dtype = spec.options.get("dtype", "bf16")
@@ -56,60 +62,67 @@ class StockEditor:
             raise ConfigError(f"{spec.text}: dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}")
         place = choose_device(device)
         folder = Path(spec.place)
-        pipeline = _load(folder, DTYPES[dtype])
+        kind = _kind(folder)
         call: dict[str, bool | int | float | str] = {
             name: as_value(value) for name, value in spec.options.items() if name not in _OWN
         }
         if "steps" in spec.options:
             call["num_inference_steps"] = spec.number("steps", 1)
-        _check_call(spec, pipeline, call)
-        if spec.options.get("offload", "no") == "yes" and place.type == "cuda":
-            pipeline.enable_model_cpu_offload(device=place)
-        else:
-            pipeline.to(place)
-        pipeline.set_progress_bar_config(disable=True)
+        _check_call(spec, kind, call)
+        offload = spec.options.get("offload", "no") == "yes" and place.type == "cuda"
         own = folder.resolve().name + (f"-{spec.options['steps']}-steps" if "steps" in spec.options else "")
         seed = spec.number("seed", 0, least=0)
         about: dict[str, JsonValue] = {
             "kind": "diffusers",
             "model": spec.place,
-            "pipeline": type(pipeline).__name__,
+            "pipeline": kind.__name__,
             "version": folder_digest(folder),
             "dtype": dtype,
             "seed": seed,
             "call": dict(call),
         }
-        return cls(spec.options.get("name", own), about, pipeline, call, seed)
+        opened = functools.partial(_open, folder, DTYPES[dtype], place, offload=offload)
+        return cls(spec.options.get("name", own), about, opened, call, seed)
 
     def output(self, item: Item, folder: Path) -> Path:
         """See `Contestant.output`."""
         return below(item, folder)
 
     def make(self, items: Sequence[Item], folder: Path, told: Told) -> None:
-        """See `Contestant.make`. One image at a time: pipelines differ in what a batch means."""
-        for item in items:
-            problem = None
-            try:
-                self._edit(item, below(item, folder))
-            except NopairError as error:
-                problem = str(error)
-            except ValueError as error:  # an image of a size that it does not take
-                problem = f"{type(self.pipeline).__name__} refuses: {' '.join(str(error).split())}"
-            except torch.OutOfMemoryError as error:
-                raise ModelError(f"{self.name}: does not fit this GPU; add ,offload=yes or a smaller size") from error
-            told(item, problem)
+        """See `Contestant.make`. One image at a time: pipelines differ in what a batch means.
+
+        Raises:
+            ModelError: the pipeline cannot be opened, or does not fit the GPU.
+        """
+        if not items:
+            return
+        try:
+            pipeline = self.opened()
+            for item in items:
+                told(item, self._problem(pipeline, item, below(item, folder)))
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"{self.name}: does not fit this GPU; add ,offload=yes or a smaller size") from error
+
+    def _problem(self, pipeline: Any, item: Item, target: Path) -> str | None:
+        try:
+            self._edit(pipeline, item, target)
+        except NopairError as error:
+            return str(error)
+        except ValueError as error:  # an image of a size that it does not take
+            return f"{type(pipeline).__name__} refuses: {' '.join(str(error).split())}"
+        return None
 
     @torch.no_grad()
-    def _edit(self, item: Item, target: Path) -> None:
+    def _edit(self, pipeline: Any, item: Item, target: Path) -> None:
         pixels = load_image(item.source)
         image = Image.fromarray(pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
         seed = seed_of(item, self.seed)
         # Drawn on the CPU, so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(seed)
-        given = _given(type(self.pipeline).__name__, item.instruction, image) | dict(self.call)
+        given = _given(type(pipeline).__name__, item.instruction, image) | dict(self.call)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # some pipelines draw from the global generator, too
-            result = self.pipeline(**given, generator=generator, output_type="pt")
+            result = pipeline(**given, generator=generator, output_type="pt")
         if any(getattr(result, "nsfw_content_detected", None) or ()):
             raise ModelError(f"{self.name}: its safety checker blanked this output")
         make_folder(target.parent)
@@ -127,9 +140,27 @@ def _given(family: str, instruction: str, image: Image.Image) -> dict[str, Any]:
     return given
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
+def _kind(folder: Path) -> type[DiffusionPipeline]:
+    """The class of a folder's pipeline, by its model_index.json."""
     if not is_folder(folder):
         raise ModelError(f"{folder}: no such model folder; check the path")
+    index = folder / "model_index.json"
+    try:
+        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder}: cannot be opened by diffusers (no class of a pipeline in {index.name}); copy the folder again"
+        ) from error
+    kind: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if kind is None:
+        raise ModelError(f"{folder}: diffusers {diffusers.__version__} has no {name}; install a version that has")
+    takes = inspect.signature(kind.__call__).parameters
+    if "prompt" not in takes or not ({"image", "input_images"} & set(takes)):
+        raise ModelError(f"{folder}: a {name} takes no image and instruction; name a pipeline that edits")
+    return kind
+
+
+def _open(folder: Path, dtype: torch.dtype, place: torch.device, *, offload: bool) -> Any:
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True
@@ -140,20 +171,20 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"{folder}: cannot be opened by diffusers ({reason}); copy the folder again, or install what it names"
         ) from error
-    takes = inspect.signature(pipeline.__call__).parameters
-    if "prompt" not in takes or not ({"image", "input_images"} & set(takes)):
-        raise ModelError(
-            f"{folder}: a {type(pipeline).__name__} takes no image and instruction; name a pipeline that edits"
-        )
+    if offload:
+        pipeline.enable_model_cpu_offload(device=place)
+    else:
+        pipeline.to(place)
+    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _check_call(spec: Spec, pipeline: Any, call: Mapping[str, object]) -> None:
+def _check_call(spec: Spec, kind: type, call: Mapping[str, object]) -> None:
     """Raises:
     ConfigError: the pipeline has no such argument.
     """
-    takes = sorted(set(inspect.signature(pipeline.__call__).parameters) - _SET_HERE)
+    takes = sorted(set(inspect.signature(kind.__call__).parameters) - _SET_HERE)
     for name in call:
         if name not in takes:
             near = difflib.get_close_matches(name, [*takes, *_OWN], n=1, cutoff=0)[0]
-            raise ConfigError(f"{spec.text}: {type(pipeline).__name__} takes no {name}; did you mean {near}?")
+            raise ConfigError(f"{spec.text}: {kind.__name__} takes no {name}; did you mean {near}?")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from nopair.data.files import file_name, make_folder, write_atomic
+from nopair.device import release
 from nopair.errors import ConfigError, OutputError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
 from nopair.evaluation.benchmarks.load import load_benchmark
@@ -102,7 +103,9 @@ def _marked(marker: Marker, tasks: Sequence[Task], output: Path, progress: Progr
     progress.console.print(marker.estimate(tasks, store), markup=False, highlight=False)
     bar = progress.add_task(f"{marker.name}: marks", total=None)
     with store:
-        return marker.mark(tasks, store, lambda done, total: progress.update(bar, completed=done, total=total))
+        failed = marker.mark(tasks, store, lambda done, total: progress.update(bar, completed=done, total=total))
+    release()
+    return failed
 
 
 def _moving(progress: Progress, bar: TaskID) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from nopair.data.files import make_folder, write_atomic
+from nopair.device import release
 from nopair.errors import OutputError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors.base import Contestant
@@ -39,6 +40,7 @@ def make_outputs(
         told(done)
 
     editor.make(waiting, folder, tell)
+    release()
     return problems
 
 

@@ -4,8 +4,9 @@ The families that nopair judges with (`nopair.judges.load.FAMILIES`) go by its o
 image, which needs no torchvision; any other goes by the library's processor. A result's version says which.
 """
 
+import functools
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from nopair.data.files import is_folder
 from nopair.device import choose_device
@@ -70,7 +72,7 @@ class LocalJudge:
     name: str
     version: str
     most_tokens: int
-    asked: Asked
+    opened: Callable[[], Asked]
 
     @property
     def server(self) -> Server | None:
@@ -79,12 +81,18 @@ class LocalJudge:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Asked]:
-        """See `ScoringJudge.session`."""
-        yield self.asked
+        """See `ScoringJudge.session`. It is loaded now.
+
+        Raises:
+            ModelError, JudgeError: it cannot be used.
+        """
+        yield self.opened()
 
     @classmethod
     def load(cls, folder: Path, name: str | None, dtype: str, device: str, most_tokens: int) -> "LocalJudge":
-        """Any family that transformers can open. Nothing is downloaded, no code from the folder is run.
+        """Any family that transformers can open; its weights are not read yet.
+
+        Nothing is downloaded, no code from the folder is run.
 
         Raises:
             ModelError: the folder is missing, or holds no such model.
@@ -97,13 +105,18 @@ class LocalJudge:
         if not is_folder(folder):
             raise ModelError(f"{folder}: no such model folder; check the path")
         name, family = name or folder.resolve().name, family_of(folder)
+        if family not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            raise ModelError(f"{folder}: cannot be loaded as a judge ({family} does not answer about images)")
         if family in FAMILIES:
-            asked: Asked = Writer(name, load_judge(folder, DTYPES[dtype]).to(place))
-            seen = "one view"
+            opened, seen = functools.partial(_of_ours, name), "one view"
         else:
-            asked = _any_family(folder, DTYPES[dtype], place)
-            seen = "the library's views"
-        return cls(name, f"{family} {folder_digest(folder)} {dtype}, {seen}", most_tokens, asked)
+            opened, seen = _any_family, "the library's views"
+        version = f"{family} {folder_digest(folder)} {dtype}, {seen}"
+        return cls(name, version, most_tokens, functools.partial(opened, folder, DTYPES[dtype], place))
+
+
+def _of_ours(name: str, folder: Path, dtype: torch.dtype, place: torch.device) -> Writer:
+    return Writer(name, load_judge(folder, dtype).to(place))
 
 
 def _any_family(folder: Path, dtype: torch.dtype, place: torch.device) -> LocalAsked:

@@ -15,7 +15,7 @@ from nopair.errors import ConfigError
 from nopair.evaluation.studies.catalogue import STUDIES
 from nopair.evaluation.studies.crew import run_all
 from nopair.evaluation.studies.design import FULL, QUICK, Study
-from nopair.evaluation.studies.report import cells, heads, markdown, render_study
+from nopair.evaluation.studies.report import PRICE, cells, heads, markdown, render_study
 from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job
 
@@ -83,7 +83,7 @@ def _command(one: Study, request: Request) -> str:
 def _tables(found: dict[str, Any]) -> list[Table]:
     """Scores, and what an audit says of the judges, apart: together they do not fit a terminal."""
     titles = [f"{found['study']}: {found['edits']} held-out edits, means over seeds", "the judges they trained under"]
-    names = heads(found)[:-1]
+    names = heads(found)[: -len(PRICE)]
     audit = names.index("judge: rest") + 1
     parts = [range(audit), [0, *range(audit, len(names))]]
     return [_table(title, found, part) for title, part in zip(titles, parts, strict=True) if len(part) > 1]

@@ -23,6 +23,8 @@ _AUDIT: Final = {
     "cosine": "cosine",
 }
 """What a table shows of an audit, and how it calls it (docs/judges.md)."""
+PRICE: Final = ("updates", "s a run")
+"""The last columns: steps of the student after warm-up, and seconds."""
 
 
 def render_study(found: Mapping[str, Any]) -> str:
@@ -100,7 +102,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 def heads(found: Mapping[str, Any]) -> list[str]:
     """Of the table's columns."""
     audit = _AUDIT.values() if "audit" in found["configurations"][0] else ()
-    return ["configuration", *MEASURES, "judge: edit", "judge: rest", *audit, "s a run"]
+    return ["configuration", *MEASURES, "judge: edit", "judge: rest", *audit, *PRICE]
 
 
 def cells(one: Mapping[str, Any]) -> list[str]:
@@ -108,7 +110,7 @@ def cells(one: Mapping[str, Any]) -> list[str]:
     name = one["name"] + (f" ({one['failed']} of {len(one['seeds'])} seeds failed)" if one["failed"] else "")
     seconds = "–" if one["seconds"] is None else f"{one['seconds']:.0f}"
     audit = [_number(one["audit"][key]) for key in _AUDIT] if "audit" in one else []
-    return [name, *(shown(one, measure) for measure in (*MEASURES, *JUDGED)), *audit, seconds]
+    return [name, *(shown(one, measure) for measure in (*MEASURES, *JUDGED)), *audit, str(one["updates"]), seconds]
 
 
 def _number(value: float | None) -> str:
