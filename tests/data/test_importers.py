@@ -125,6 +125,21 @@ def test_validate_names_file_row_field_and_mend(photos: Path, tmp_path: Path) ->
     assert list(problems(tmp_path / "nowhere"))
 
 
+def test_validate_names_every_faulty_line_and_every_broken_photo(photos: Path, tmp_path: Path) -> None:
+    line = {"image": "0.jpg", "instruction": "go", "caption": "a", "edited_caption": "b", "category": "add"}
+    rows = [line, line | {"category": "ad"}, line, {"image": "0.jpg"}, line | {"image": "gone.jpg"}]
+    file = photos / "mine.jsonl"
+    file.write_text("\n".join([*map(json.dumps, rows), "{"]))
+    found = list(problems(file))
+    assert [one.partition(": ")[0] for one in found] == [f"{file}, line {number}" for number in (2, 4, 5, 6)]
+    assert all(one.endswith("; correct the line, or take it out") for one in found)
+    assert "category" in found[0]
+    file.write_text("\n".join(json.dumps(line | {"image": name}) for name in ("0.jpg", "1.jpg")))
+    assert not list(problems(file))
+    (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:200])
+    assert [one.startswith(f"{file}, row 1: image: ") for one in problems(file)] == [True]
+
+
 def test_the_command_line(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["nopair", *map(str, arguments)])

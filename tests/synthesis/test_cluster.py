@@ -16,8 +16,8 @@ from rich.console import Console
 
 import nopair
 from nopair.errors import UnavailableError
-from nopair.synthesis.cluster import in_order, part_rows, part_work
-from nopair.synthesis.recipe import load_synthesis
+from nopair.synthesis.cluster import gpus, in_order, part_rows, part_work
+from nopair.synthesis.recipe import LocalEngine, load_synthesis
 from nopair.synthesis.run import WORK, Work, finish, look_through, synthesize
 
 ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ADDRESS": "local"}
@@ -54,9 +54,20 @@ def test_parts_give_the_same_bytes_in_whatever_order_they_end(
         for _ in range(2):  # the second time from the journals
             results = [json.loads(json.dumps(part_work(work.folder, recipe, 3)(row))) for row in reversed(rows)]
         assert len(server.answered) == once[1]
+    for result in results:
+        assert "verify: 0.00 USD" in result["said"]
+        assert (work.folder / f"part-{result['part']}-of-3.log").read_text() == result["said"]
     kept, aside = in_order(results, scanned.photos)
     finish(dataset, kept, [*scanned.aside, *aside], recipe, console)
     assert contents(dataset) == contents(once[0])
+
+
+def test_a_part_asks_for_a_gpu_only_if_a_model_is_to_run_on_it(toy: ModuleType, tmp_path: Path) -> None:
+    recipe = load_synthesis(toy.recipe(tmp_path, "http://127.0.0.1:9/v1"))
+    assert gpus(recipe) == 0
+    for device, needed in (("cpu", 0), ("cuda:0", 1)):
+        local = LocalEngine(kind="local", path="tiny:judge", device=device)
+        assert gpus(recipe.model_copy(update={"verify": recipe.verify.model_copy(update={"engine": local})})) == needed
 
 
 def test_an_error_of_a_part_is_the_errors_of_all(

@@ -34,11 +34,7 @@ class LinesTable:
         Raises:
             DataError: the file cannot be read or is empty, a line is malformed, or names an image that is not there.
         """
-        try:
-            rows = file.read_text(encoding="utf-8").split("\n")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read ({error}); give a .jsonl file with a photo per line") from None
-        found = [_parse(file, number, row, key) for number, row in enumerate(rows, 1) if row.strip()]
+        found = [_parse(file, number, row, key) for number, row in _rows(file)]
         if not found:
             raise DataError(f"{file}: is empty; give a .jsonl file with a photo per line")
         return cls(file, tuple(ask for ask, _ in found), tuple(photo for _, photo in found))
@@ -58,6 +54,28 @@ class LinesTable:
         """See `Table.photo`."""
         path = self.file.parent / self.photos[row]
         return str(path), read_photo(path)
+
+
+def faults(file: Path, key: Literal["image", "file_name"]) -> Iterator[str]:
+    """What is wrong with each line, in order; nothing if `LinesTable.read` takes them all."""
+    try:
+        rows = _rows(file)
+    except DataError as error:
+        yield str(error)
+        return
+    for number, row in rows:
+        try:
+            _parse(file, number, row, key)
+        except DataError as error:
+            yield f"{error}; correct the line, or take it out"
+
+
+def _rows(file: Path) -> list[tuple[int, str]]:
+    try:
+        rows = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); give a .jsonl file with a photo per line") from None
+    return [(number, row) for number, row in enumerate(rows, 1) if row.strip()]
 
 
 def parse_ask(text: str | bytes, where: str, key: str | None = None) -> tuple[Ask, str]:

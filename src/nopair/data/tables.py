@@ -9,7 +9,7 @@ a .tar file, or a folder of them    WebDataset, see `nopair.data.tars`
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer
@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from nopair.data.files import is_folder
 from nopair.data.records import CATEGORIES, NO_SUBJECT, Category, Words, measure
 from nopair.errors import DataError
+
+METADATA: Final = "metadata.jsonl"
+"""Of Hugging Face's imagefolder."""
 
 
 class Ask(BaseModel):
@@ -96,12 +99,12 @@ def open_table(path: Path) -> Table:
         return TarTable.read([path]) if path.suffix.lower() == ".tar" else LinesTable.read(path, "image")
     if (path / CARD).is_file():
         return ParquetTable.read(path)
-    if (path / "metadata.jsonl").is_file():
-        return LinesTable.read(path / "metadata.jsonl", "file_name")
+    if (path / METADATA).is_file():
+        return LinesTable.read(path / METADATA, "file_name")
     tars = sorted(path.glob("*.tar"))
     if tars:
         return TarTable.read(tars)
-    raise DataError(f"{path}: holds no dataset; expected {CARD}, metadata.jsonl or .tar files in it")
+    raise DataError(f"{path}: holds no dataset; expected {CARD}, {METADATA} or .tar files in it")
 
 
 def measured(table: Table) -> Iterator[Shapes]:

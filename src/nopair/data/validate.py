@@ -7,9 +7,10 @@ from typing import Final
 
 from nopair.data.files import is_folder, read_photo
 from nopair.data.images import decode_image
+from nopair.data.lines import faults
 from nopair.data.records import Record
 from nopair.data.shards import CARD, SHAPE, SHAPES, Card, opened, parse, read_group, shape_of
-from nopair.data.tables import open_table
+from nopair.data.tables import METADATA, open_table
 from nopair.errors import DataError, ImageError, NopairError
 
 _REWRITE: Final = "rewrite the dataset with nopair data import records"
@@ -30,13 +31,25 @@ def problems(path: Path) -> Iterator[str]:
 
 
 def _of_table(path: Path) -> Iterator[str]:
+    named = _faulty_lines(path)
+    if named:
+        yield from named
+        return
     table = open_table(path)
     for row in range(len(table)):
         try:
             name, content = table.photo(row)
             decode_image(content, name)
         except ImageError as error:
-            yield str(error)
+            yield f"{path}, row {row}: image: {error}"
+
+
+def _faulty_lines(path: Path) -> list[str]:
+    """All of them, where the dataset is lines; opening it would tell the first only."""
+    if is_folder(path):
+        metadata = path / METADATA
+        return list(faults(metadata, "file_name")) if metadata.is_file() else []
+    return list(faults(path, "image")) if path.suffix.lower() != ".tar" else []
 
 
 def _of_records(folder: Path) -> Iterator[str]:

@@ -6,7 +6,6 @@ written at the end is byte for byte what one machine writes.
 """
 
 import asyncio
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +17,10 @@ from nopair.data.shards import Card
 from nopair.errors import DataError, MissingExtraError, NopairError, UnavailableError
 from nopair.synthesis.items import Aside, Found, Verified
 from nopair.synthesis.journal import Journal
-from nopair.synthesis.recipe import SynthesisRecipe
+from nopair.synthesis.recipe import LocalEngine, SynthesisRecipe
 from nopair.synthesis.run import WORK, Work, ask_all, finish, look_through
 from nopair.synthesis.stages import CAPTION, PROPOSE, VERIFY
+from nopair.synthesis.through import say
 
 _PHOTOS: Final = TypeAdapter(tuple[Found, ...])
 _KEPT: Final = TypeAdapter(list[Verified])
@@ -49,9 +49,18 @@ def synthesize_on_ray(photos: Path, dataset: Path, recipe: SynthesisRecipe, cons
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     waiting = ray.data.from_items(rows, override_num_blocks=len(rows))
-    results = waiting.map(part_work(work.folder, recipe, parts)).take_all()
+    say(console, f"{len(rows)} parts; each tells how far it is in {work.folder}/part-*-of-{parts}.log")
+    results = waiting.map(part_work(work.folder, recipe, parts), num_gpus=gpus(recipe)).take_all()
+    for result in sorted(results, key=lambda one: one["part"]):
+        say(console, f"part {result['part']}:\n{result['said'].rstrip()}")
     kept, aside = in_order(results, scanned.photos)
     return finish(dataset, kept, [*scanned.aside, *aside], recipe, console)
+
+
+def gpus(recipe: SynthesisRecipe) -> int:
+    """GPUs that a part needs: one, if a model is to run on it there."""
+    engines = recipe.caption.engine, recipe.propose.engine, recipe.verify.engine
+    return int(any(isinstance(one, LocalEngine) and one.device.startswith("cuda") for one in engines))
 
 
 def part_rows(photos: Sequence[Found], parts: int) -> list[dict[str, Any]]:
@@ -66,21 +75,29 @@ def part_work(folder: Path, recipe: SynthesisRecipe, parts: int) -> Callable[[di
 
     def ask(row: dict[str, Any]) -> dict[str, Any]:
         journal = folder / f"answers-{row['part']}-of-{parts}.jsonl"
+        log = folder / f"part-{row['part']}-of-{parts}.log"
         told = SynthesisRecipe.model_validate_json(settings)
-        try:
-            kept, aside = asyncio.run(_part(_PHOTOS.validate_json(row["photos"]), journal, told))
-        except NopairError as error:
-            kind = "unavailable" if isinstance(error, UnavailableError) else "other"
-            return {"kept": "[]", "aside": "[]", "error": str(error), "kind": kind}
-        done = {"kept": _KEPT.dump_json(kept).decode(), "aside": _ASIDE.dump_json(aside).decode()}
-        return done | {"error": "", "kind": ""}
+        done = {"part": row["part"], "kept": "[]", "aside": "[]", "error": "", "kind": ""}
+        with log.open("w", encoding="utf-8", buffering=1) as lines:
+            try:
+                kept, aside = asyncio.run(
+                    _part(_PHOTOS.validate_json(row["photos"]), journal, told, Console(file=lines))
+                )
+            except NopairError as error:
+                kind = "unavailable" if isinstance(error, UnavailableError) else "other"
+                done |= {"error": str(error), "kind": kind}
+            else:
+                done |= {"kept": _KEPT.dump_json(kept).decode(), "aside": _ASIDE.dump_json(aside).decode()}
+        return done | {"said": log.read_text(encoding="utf-8")}
 
     return ask
 
 
-async def _part(photos: Sequence[Found], journal: Path, recipe: SynthesisRecipe) -> tuple[list[Verified], list[Aside]]:
+async def _part(
+    photos: Sequence[Found], journal: Path, recipe: SynthesisRecipe, console: Console
+) -> tuple[list[Verified], list[Aside]]:
     with Journal(journal) as answers:
-        return await ask_all(photos, answers, recipe, Console(file=io.StringIO()))
+        return await ask_all(photos, answers, recipe, console)
 
 
 def in_order(results: list[dict[str, Any]], photos: Sequence[Found]) -> tuple[list[Verified], list[Aside]]:
