@@ -4,7 +4,10 @@ import asyncio
 import hashlib
 import io
 import json
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -333,16 +336,24 @@ def test_the_key_is_nowhere_in_the_dataset(
 # From a folder of photos to an editor ---------------------------------------------------------------------------------
 
 
-def test_photos_become_a_dataset_become_training_steps(
-    toy: ModuleType, endpoint_server: ModuleType, tmp_path: Path
-) -> None:
+@pytest.fixture
+def served() -> Iterator[str]:
+    """The address of a server that fails in every way, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("served.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+def test_photos_become_a_dataset_become_training_steps(toy: ModuleType, served: str, tmp_path: Path) -> None:
     """By the commands a user types: real photos and generated ones, a server that fails in every way, two steps."""
     folder = toy.photos(tmp_path / "photos", real=True)
     dataset = tmp_path / "dataset"
-    with endpoint_server.serve(toy.flaky(toy.Model(endpoint_server), endpoint_server)) as server:
-        recipe = toy.recipe(tmp_path, server.url, propose__per_image=2)
-        asked = ["synthesize", str(folder), "-o", str(dataset), "--recipe", str(recipe), "verify.threshold=0.4"]
-        result = CliRunner().invoke(app, asked, catch_exceptions=False)
+    recipe = toy.recipe(tmp_path, served, propose__per_image=2)
+    asked = ["synthesize", str(folder), "-o", str(dataset), "--recipe", str(recipe), "verify.threshold=0.4"]
+    result = CliRunner().invoke(app, asked, catch_exceptions=False)
     assert result.exit_code == 0
     photos = {record.image_hash for record in read_records(dataset)}
     assert len(photos) > toy.TAKEN, "real photos got through, too"
