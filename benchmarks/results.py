@@ -15,7 +15,7 @@ edits. Means ± standard deviation over seeds. `nopair study NAME` trains and sc
 `python benchmarks/results.py > docs/results.md` writes this page from docs/results/NAME.json.
 
 These editors are far from trained: the recipe stops where differences between objectives can be seen in a few minutes,
-not where editing is learnt (the shipped editor took 6,000 steps of 16)."""
+not where editing is learnt (the shipped editor took 6,450 steps of 16)."""
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ _REWRITE: Final = "rewrite the dataset with nopair data import records"
 
 
 def problems(path: Path) -> Iterator[str]:
-    """Problems of a dataset in any form. Every photo is decoded; records are held one row group at a time.
+    """Problems of a dataset in any form. Every photo is decoded, unless lines are faulty: then those are told alone.
+    Records are held one row group at a time.
 
     Records that lack words are problems, too, as they cannot be trained on.
     """

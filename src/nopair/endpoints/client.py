@@ -27,12 +27,14 @@ _PASSING: Final = frozenset({408, 409, 425, 429})
 """Statuses that may be another one at the next attempt; those from 500 on are, too."""
 _OF_ONE_REQUEST: Final = frozenset({400, 413, 415, 422})
 """Statuses that refuse what was asked, not who asks."""
-_ABOUT_CONTENT: Final = re.compile(
-    r"content[ _-]*(?:filter|policy|management|violation)|moderation|safety[ _-]*(?:system|polic)|responsible[ _-]*ai|"
-    r"prohibited[ _-]*content|flagged",
+_FOR_ITS_CONTENT: Final = frozenset({400, 403, 422, 451})
+"""Statuses that a content filter may have."""
+_FILTERED: Final = re.compile(
+    r"content[ _-]*(?:filter|policy|management[ _-]*policy)|safety[ _-]*(?:system|polic)|moderation[ _-]*blocked|"
+    r"responsible[ _-]*ai",
     re.IGNORECASE,
 )
-"""What servers say where a filter refuses a request, whatever the status."""
+"""What servers say then, in code or message."""
 _LONGEST_QUOTE: Final = 200
 
 
@@ -191,7 +193,7 @@ class Endpoint:
     def _raise_if_final(self, error: "APIStatusError", problem: str, asked_to_wait: float | None) -> None:
         """Raise what a further attempt cannot mend."""
         status = error.status_code
-        if status < 500 and _ABOUT_CONTENT.search(str(error)):
+        if status in _FOR_ITS_CONTENT and _FILTERED.search(f"{error.code} {error.message}"):
             words = self._without_key(str(error))
             raise ContentRefusedError(f"{self.server.url}: refuses this content: {problem}", words) from None
         if status in _OF_ONE_REQUEST:

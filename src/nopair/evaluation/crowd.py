@@ -19,18 +19,26 @@ async def tell_each(
 ) -> None:
     """`work` on each, `at_once` at a time; `told` gets each with what went wrong, or None. `heard` as in `for_each`.
 
+    A server that has taken one request may refuse others; one that takes none counts as gone.
+
     Raises:
         EndpointError: the server refuses us altogether, or has no answer for many in a row, or for any.
         OutputError: what was answered, and paid, cannot be kept.
     """
 
+    taken = heard
+
     async def attempt(thing: T) -> str | None:
+        nonlocal taken
         try:
             await work(thing)
+            taken = True
         except ContentRefusedError as error:
             return str(error)
-        except RefusedError as error:  # if it takes none of our requests, it might as well be gone
-            raise UnavailableError(str(error)) from error
+        except RefusedError as error:
+            if not taken:
+                raise UnavailableError(str(error)) from error
+            return str(error)
         except (EndpointError, OutputError):
             raise
         except NopairError as error:

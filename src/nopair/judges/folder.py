@@ -49,9 +49,10 @@ def named(path: str) -> str:
     """A judge's name, without the folders it lies in, with the family that its own folder tells if it is there."""
     name = path if path.startswith(PREFIX) else Path(path).name
     try:
-        return f"{name} ({family_of(resolve(path))})"
+        family = family_of(resolve(path))
     except ModelError:
         return name
+    return name if family is None else f"{name} ({family})"
 
 
 def load_parts(

@@ -37,7 +37,7 @@ Engine = Annotated[ServerEngine | LocalEngine, Field(discriminator="kind")]
 class ScanConfig(Section):
     """Which photos are taken, and how they are kept."""
 
-    min_side: Count = Field(default=256, description="pixels of the shorter side below which a photo is left out")
+    min_side: Count = Field(default=256, description="least pixels of the shorter side of a photo, as it is kept")
     longest_side: Count = Field(default=1024, description="pixels of the longer side that larger photos are scaled to")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(default=95, description="JPEG quality that photos are kept at")
     near: Natural = Field(default=6, description="differing bits of 144 up to which two photos count as one")

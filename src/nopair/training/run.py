@@ -56,7 +56,8 @@ LESS: Final = "nopair plan RECIPE tells what takes it and which switch saves how
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Everything a run is made of. `size` is (height, width) in pixels; `phases` are in the order in which they run."""
+    """Everything a run is made of. `size` is (height, width) in pixels; `phases` are in the order in which they run;
+    `taught_by` are the names of the judges that its editor is trained under."""
 
     recipe: Recipe
     backbone: StoredBackbone
@@ -66,6 +67,7 @@ class Training:
     warmup: WarmupPhase
     npedit: EditPhase
     phases: tuple[StudentPhase, ...]
+    taught_by: tuple[str, ...]
 
     def editor(self) -> Editor:
         """The averaged student of the last phase that has any steps; if none has, the student as it starts."""
@@ -85,7 +87,7 @@ class Training:
             height=height,
             width=width,
             questions=VERSION,
-            judges=_taught_by(self.recipe),
+            judges=self.taught_by,
         )
         device = next(backbone.transformer.parameters()).device
         return Editor(backbone.with_transformer(transformer.to(device)), settings)
@@ -140,7 +142,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     parts = Parts(recipe, roles, judge, bystander, source, shift, schedule, sampler, ranks)
     warmup, npedit = WarmupPhase(parts), EditPhase(parts)
     phases = (warmup, *_baselines(parts, torch.device(device)), npedit)
-    return Training(recipe, backbone, size, judge, roles, warmup, npedit, phases)
+    return Training(recipe, backbone, size, judge, roles, warmup, npedit, phases, _taught_by(recipe))
 
 
 def _baselines(parts: Parts, device: torch.device) -> list[StudentPhase]:
@@ -210,10 +212,11 @@ def _judge(config: JudgeConfig, device: torch.device | str) -> Judge:
 
 
 def _taught_by(recipe: Recipe) -> tuple[str, ...]:
-    """Names of the judges that the student was trained under, also before, as far as its folder tells."""
+    """Names of the judges that the student is trained under, or was before, as far as its folder tells."""
     student = recipe.base.student
     before = () if student is None or not is_editor(folder := resolve(student)) else read_settings(folder).judges
-    return tuple(dict.fromkeys([*before, *(named(one.path) for one in (recipe.judge, *recipe.ensemble))]))
+    asked = (recipe.judge, *recipe.ensemble) if recipe.npedit.steps or recipe.grpo.steps else ()
+    return tuple(dict.fromkeys([*before, *(named(one.path) for one in asked)]))
 
 
 def _shift(recipe: Recipe, backbone: Backbone, size: tuple[int, int]) -> float:

@@ -153,3 +153,6 @@ def test_what_cannot_be_compared(pipelines: ModuleType, make_items: Items, tmp_p
     )
     with pytest.raises(ModelError, match="takes no image and instruction"):
         load_contestant(f"diffusers:{folder}", "cpu")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsImg2ImgPipeline"}')
+    with pytest.raises(ModelError, match=r"needs .*sentencepiece"):
+        load_contestant(f"diffusers:{tmp_path}", "cpu")

@@ -18,6 +18,8 @@ from nopair.evaluation.scoreboard.families import family, training_judges
         ("gpt-4.1-2025-04-14", "gpt"),
         ("o4-mini", "gpt"),
         ("gemini-2.5-flash", "gemini"),
+        ("AIDC-AI/Ovis2-8B", "ovis"),
+        ("provisional-judge", None),
         ("my-judge", None),
         ("", None),
     ],

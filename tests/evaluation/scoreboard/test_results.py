@@ -19,7 +19,8 @@ from nopair.evaluation.scoreboard.results import (
     [
         ("SC: refused (http://x/v1: status 400 (see: the content policy))", "SC: refused"),
         ("SC: the answer holds no JSON object", "SC: the answer holds no JSON object"),
-        ("no output: /a/b c/d.png: no such output", "no output: /a/b no such output"),
+        ("no output: /a/b c/d 1.png: no such output", "no output: no such output"),
+        ("no output: runs/x/d.png: is a .gif and/or: broken", "no output: is a .gif and/or: broken"),
         ("PQ: http://127.0.0.1:9/v1: status 503 (busy), after 2 attempts", "PQ: status 503 (busy), after 2 attempts"),
         ("not made", "not made"),
     ],

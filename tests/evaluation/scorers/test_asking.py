@@ -183,6 +183,10 @@ def test_what_a_server_cannot_take_is_told_and_asked_again(
         _, failed, _ = ask(scorer_of(server.url, concurrency=1), tasks, path)
         assert len(server.asked) == len(store.records) + 2, "the only one left; it does not end the run"
         assert len(failed) == 1
+    more = [make_task(f"more {i}", BLUE, instruction=f"large {i}") for i in range(20)]
+    with endpoint_server.serve(lambda one: endpoint_server.Fail(413)) as server:
+        _, failed, _ = ask(scorer_of(server.url, concurrency=1), [*tasks, *more], path)
+    assert len(failed) == 21, "it took others before, so these are its own affair"
 
 
 @pytest.mark.parametrize("how", ["finish", "status"])

@@ -11,6 +11,10 @@ from nopair.errors import DataError
 from nopair.evaluation.benchmarks.base import Benchmark, Item, LeftOut, collect, read_text
 
 _Words = Annotated[str, Field(min_length=1)]
+LINES: Final = "jsonl"
+FOLDER: Final = "folder"
+OWN: Final = (LINES, FOLDER)
+"""Names of benchmarks that are a user's."""
 PLAIN: Final = "edit"
 """Category of items that name none."""
 
@@ -35,7 +39,7 @@ def read_lines(file: Path) -> Benchmark:
         DataError: the file cannot be read, or has no usable line.
     """
     lines = read_text(file, "name a .jsonl file with an edit a line").split("\n")
-    return collect("jsonl", str(file), _from_lines(file, lines))
+    return collect(LINES, str(file), _from_lines(file, lines))
 
 
 def _from_lines(file: Path, lines: list[str]) -> Iterator[Item | LeftOut]:
@@ -71,7 +75,7 @@ def read_folder(folder: Path) -> Benchmark:
     """
     if not is_folder(folder):
         raise DataError(f"{folder}: no such folder; check the path")
-    return collect("folder", str(folder), _from_folder(folder))
+    return collect(FOLDER, str(folder), _from_folder(folder))
 
 
 def _from_folder(folder: Path) -> Iterator[Item | LeftOut]:

@@ -154,6 +154,9 @@ def _kind(folder: Path) -> type[DiffusionPipeline]:
     kind: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
     if kind is None:
         raise ModelError(f"{folder}: diffusers {diffusers.__version__} has no {name}; install a version that has")
+    lacking = getattr(kind, "_backends", None)  # of the library's stand-in for a class whose packages are missing
+    if lacking is not None:
+        raise ModelError(f"{folder}: a {name} needs {', '.join(lacking)}; install what is missing")
     takes = inspect.signature(kind.__call__).parameters
     if "prompt" not in takes or not ({"image", "input_images"} & set(takes)):
         raise ModelError(f"{folder}: a {name} takes no image and instruction; name a pipeline that edits")

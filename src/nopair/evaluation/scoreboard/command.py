@@ -151,7 +151,8 @@ def _gathered(
     samples, names = {}, {}
     for marker in markers:
         store = Store(_replies(request.output, marker.name))
-        names[marker.name] = tuple(sorted({record.model for record in store.records.values() if record.model}))
+        tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
+        names[marker.name] = marker.answered_as(tasks, store)
         for editor in editors:
             samples[marker.name, editor.name] = [
                 _sample(item, editor, marker, store, request.output, problems[editor.name], failures[marker.name])

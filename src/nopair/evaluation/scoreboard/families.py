@@ -26,7 +26,7 @@ NAMES: Final[Mapping[str, str]] = {
     "molmo": r"molmo",
     "phi": r"\bphi",
     "minicpm": r"minicpm",
-    "ovis": r"ovis",
+    "ovis": r"\bovis",
     "kimi": r"kimi",
     "deepseek": r"deepseek",
     "step": r"\bstep-?\d",

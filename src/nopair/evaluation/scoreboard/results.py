@@ -18,6 +18,7 @@ from nopair import __version__
 from nopair.data.files import write_atomic
 from nopair.errors import DataError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
+from nopair.evaluation.benchmarks.own import OWN
 from nopair.evaluation.digests import file_digest
 from nopair.evaluation.scoreboard.families import family
 from nopair.evaluation.scoreboard.means import Board, Sample, board, common
@@ -25,8 +26,8 @@ from nopair.evaluation.scoreboard.statistics import agreement, compare
 
 SAMPLES: Final = "samples.jsonl"
 RESULTS: Final = "results.json"
-_PLACES: Final = re.compile(r"\S*[/\\]\S*: ")
-"""Files and addresses that a message begins with, or names on the way."""
+_PLACE: Final = re.compile(r"\w+://\S+|.*[/\\].*\.\w{1,5}", re.DOTALL)
+"""An address, or a file with its folder, as messages begin with them or name them on the way."""
 FEW: Final = 0.05
 """A larger share of edits without marks is warned of."""
 
@@ -198,7 +199,8 @@ class Comparison:
         Raises:
             OutputError: they cannot be written.
         """
-        asked = {item.place: _asked(item) for item in self.benchmark.items}
+        own = self.benchmark.name in OWN
+        asked = {item.place: _asked(item, own=own) for item in self.benchmark.items}
         lines = [
             StoredSample(judge=judge, editor=editor, asked=asked[sample.place], **asdict(sample)).model_dump_json()
             for (judge, editor), rows in self.samples.items()
@@ -280,8 +282,10 @@ def _kin(taught: str, judge: JudgeFacts) -> str | None:
     return "the same" if bare in (judge.name.lower(), judge.version.lower()) else None
 
 
-def _asked(item: Item) -> str:
-    return hashlib.sha256(f"{item.instruction}\0{file_digest(item.source)}".encode()).hexdigest()[:16]
+def _asked(item: Item, *, own: bool) -> str:
+    """Of published benchmarks the words are enough: their images may be extracted anew, to other bytes."""
+    image = file_digest(item.source) if own else ""
+    return hashlib.sha256(f"{item.instruction}\0{image}".encode()).hexdigest()[:16]
 
 
 def _kind(problem: str) -> str:
@@ -289,4 +293,6 @@ def _kind(problem: str) -> str:
     head, colon, rest = problem.partition(": ")
     if rest.startswith("refused ("):
         return f"{head}{colon}refused"
-    return f"{head}{colon}{_PLACES.sub('', rest)}"[:160]
+    *places, last = rest.split(": ")
+    kept = [part for part in places if not _PLACE.fullmatch(part)]
+    return f"{head}{colon}{': '.join([*kept, last])}"[:160]

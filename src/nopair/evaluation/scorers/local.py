@@ -96,7 +96,6 @@ class LocalJudge:
 
         Raises:
             ModelError: the folder is missing, or holds no such model.
-            JudgeError: a judge of ours whose tokenizer or chat template is of no use, see `load_judge`.
             ConfigError: the precision or the device is unknown.
         """
         if dtype not in DTYPES:

@@ -50,6 +50,10 @@ class Marker(Protocol):
         """What was said about an output, as it came."""
         ...
 
+    def answered_as(self, tasks: Sequence[Task], store: Store) -> tuple[str, ...]:
+        """What servers call those who answered about these outputs, sorted."""
+        ...
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,11 @@ class JudgeMarker:
     def marks(self, task: Task, store: Store, failed: Mapping[str, str]) -> tuple[Marks, tuple[str, ...]]:
         """See `Marker.marks`."""
         return self.scorer.marks(task, store, failed)
+
+    def answered_as(self, tasks: Sequence[Task], store: Store) -> tuple[str, ...]:
+        """See `Marker.answered_as`."""
+        asked = (store.records.get(question.key) for question in self.scorer.questions(tasks))
+        return tuple(sorted({record.model for record in asked if record is not None and record.model}))
 
     def words(self, task: Task, store: Store) -> tuple[str, ...]:
         """See `Marker.words`."""

@@ -194,6 +194,10 @@ class FeatureMarker:
         """See `Marker.mark`."""
         return self.scorer.score(tasks, store, lambda done: told(done, len(tasks)))
 
+    def answered_as(self, tasks: Sequence[Task], store: Store) -> tuple[str, ...]:
+        """See `Marker.answered_as`. No server."""
+        return ()
+
     def marks(self, task: Task, store: Store, failed: Mapping[str, str]) -> tuple[Marks, tuple[str, ...]]:
         """See `Marker.marks`."""
         return self.scorer.marks(task, store, failed)

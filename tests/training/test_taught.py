@@ -1,0 +1,24 @@
+"""An editor tells which judges it was trained under, those of earlier runs included."""
+
+import pytest
+
+from nopair.config import load_recipe
+from nopair.training.run import _taught_by
+
+JUDGE, SECOND = "tiny:judge (llava_onevision)", "tiny:judge-2 (llava_onevision)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "judges"),
+    [
+        ((), (JUDGE,)),
+        (("npedit.steps=0",), ()),
+        (("npedit.steps=0", "grpo.steps=1", "grpo.batch=1"), (JUDGE,)),
+        (("judge.path=tiny:judge-2", "ensemble=[{path: tiny:judge}]"), (SECOND, JUDGE)),
+        (("base.student=tiny:editor", "npedit.steps=0"), (JUDGE, SECOND)),
+        (("base.student=tiny:editor", "judge.path=/gone/InternVL3"), (JUDGE, SECOND, "InternVL3")),
+        (("base.student=tiny:base",), (JUDGE,)),
+    ],
+)
+def test_whom_an_editor_was_trained_under(changes: tuple[str, ...], judges: tuple[str, ...]) -> None:
+    assert _taught_by(load_recipe("demo", list(changes))) == judges
