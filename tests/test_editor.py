@@ -139,6 +139,7 @@ def test_save_and_load(editor: Editor, references: torch.Tensor, tmp_path: Path)
         "height": 16,
         "width": 24,
         "questions": "v1",
+        "judges": [],
     }
     loaded = Editor.load(tmp_path / "editor")
     assert loaded.settings == SETTINGS

@@ -42,6 +42,7 @@ def test_the_authors_student_becomes_an_editor(checkpoint: Path, weights: dict[s
         "height": 512,
         "width": 512,
         "questions": "npedit",
+        "judges": [],
     }
     editor, base = Editor.load(tmp_path / "editor"), ZImageBackbone.load(BASE)
     torch.testing.assert_close(editor.levels, torch.tensor([1.0, 0.9474, 0.8571, 0.6667]), atol=5e-5, rtol=0)
