@@ -3,7 +3,7 @@
 import pytest
 
 from nopair.config import load_recipe
-from nopair.training.run import _taught_by
+from nopair.training.run import taught_before, taught_by
 
 JUDGE, SECOND = "tiny:judge (llava_onevision)", "tiny:judge-2 (llava_onevision)"
 
@@ -21,4 +21,10 @@ JUDGE, SECOND = "tiny:judge (llava_onevision)", "tiny:judge-2 (llava_onevision)"
     ],
 )
 def test_whom_an_editor_was_trained_under(changes: tuple[str, ...], judges: tuple[str, ...]) -> None:
-    assert _taught_by(load_recipe("demo", list(changes))) == judges
+    assert taught_by(load_recipe("demo", list(changes))) == judges
+
+
+def test_who_has_only_learnt_to_copy_was_taught_by_none_of_this_run() -> None:
+    """Such students are where all variants of a study start, whatever their judges."""
+    assert taught_before(load_recipe("demo", [])) == ()
+    assert taught_before(load_recipe("demo", ["base.student=tiny:editor"])) == (JUDGE, SECOND)

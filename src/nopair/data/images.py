@@ -222,6 +222,12 @@ def _resize(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) ->
     return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
+def to_pillow(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
+    """Pixels as Pillow has them. Clamps to [0, 1] and rounds to 8 bits."""
+    values = pixels.detach().cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
+    return Image.fromarray(values.contiguous().numpy())
+
+
 def encode(pixels: Float[Tensor, "3 height width"], kind: str) -> bytes:
     """A file's bytes. `kind` is PNG (lossless), JPEG or WEBP (quality 95). Clamps to [0, 1] and rounds to 8 bits.
 
@@ -230,10 +236,9 @@ def encode(pixels: Float[Tensor, "3 height width"], kind: str) -> bytes:
     """
     if not bool(pixels.isfinite().all()):
         raise OutputError("the image has values that are not numbers; the model is broken or needs another precision")
-    values = pixels.detach().cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
     buffer = io.BytesIO()
     try:
-        Image.fromarray(values.contiguous().numpy()).save(buffer, format=kind, **_ENCODING[kind])
+        to_pillow(pixels).save(buffer, format=kind, **_ENCODING[kind])
     except (OSError, ValueError) as error:
         size = f"{pixels.shape[2]}x{pixels.shape[1]}"
         raise OutputError(f"a {size} image does not go into a {kind} file ({error}); write a PNG instead") from error

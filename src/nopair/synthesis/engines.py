@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from nopair.endpoints.client import Endpoint
@@ -25,12 +26,12 @@ async def opened(config: ServerEngine | LocalEngine) -> AsyncIterator[Engine]:
     """
     if isinstance(config, ServerEngine):
         async with Endpoint(config) as endpoint:
-            yield ServedModel(endpoint)
+            yield Opened("server", config.model, config.concurrency, endpoint)
     else:
         yield _local(config)
 
 
-def _local(config: LocalEngine) -> "LocalModel":
+def _local(config: LocalEngine) -> "Opened":
     # torch and transformers are not needed to ask a server
     import torch
 
@@ -41,69 +42,24 @@ def _local(config: LocalEngine) -> "LocalModel":
 
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     judge = load_judge(resolve(config.path), dtype).to(choose_device(config.device))
-    return LocalModel(config.path, Writer(config.path, judge))
+    return Opened("local", config.path, 1, Writer(config.path, judge))
 
 
 @final
-class ServedModel:
-    """An `Engine`: a model behind a server."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An `Engine`: who answers, and how records name it."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    @property
-    def name(self) -> str:
-        """See `Engine`."""
-        return "server"
-
-    @property
-    def model(self) -> str:
-        """See `Engine`."""
-        return self._endpoint.server.model
-
-    @property
-    def concurrency(self) -> int:
-        """See `Engine`."""
-        return self._endpoint.server.concurrency
+    name: str
+    model: str
+    concurrency: int
+    asked: "Endpoint | Writer"
 
     @property
     def usage(self) -> Usage:
         """See `Engine`."""
-        return self._endpoint.usage
+        return self.asked.usage
 
     async def chat(self, ask: Ask) -> Reply:
         """See `Engine.chat`."""
-        return await self._endpoint.chat(ask)
-
-
-@final
-class LocalModel:
-    """An `Engine`: a checkpoint folder, opened here."""
-
-    def __init__(self, model: str, writer: "Writer") -> None:
-        self._model = model
-        self._writer = writer
-
-    @property
-    def name(self) -> str:
-        """See `Engine`."""
-        return "local"
-
-    @property
-    def model(self) -> str:
-        """See `Engine`."""
-        return self._model
-
-    @property
-    def concurrency(self) -> int:
-        """See `Engine`."""
-        return 1
-
-    @property
-    def usage(self) -> Usage:
-        """See `Engine`."""
-        return self._writer.usage
-
-    async def chat(self, ask: Ask) -> Reply:
-        """See `Engine.chat`."""
-        return await self._writer.chat(ask)
+        return await self.asked.chat(ask)

@@ -6,20 +6,12 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 _SIDE: Final = 9
 BITS: Final = 2 * _SIDE * (_SIDE - 1)
 COLOUR_TOLERANCE: Final = 12
 """Levels of 255 by which the mean colours of two copies may differ."""
-
-
-def picture(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
-    """Pixels, 0 to 1, as Pillow has them."""
-    levels = (pixels.permute(1, 2, 0) * 255).round().byte().numpy()
-    return Image.fromarray(np.ascontiguousarray(levels))
 
 
 @dataclass(frozen=True, slots=True)

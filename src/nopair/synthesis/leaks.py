@@ -16,9 +16,9 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from nopair.data.files import IMAGE_FORMATS, is_folder
-from nopair.data.images import decode_image
+from nopair.data.images import decode_image, to_pillow
 from nopair.errors import DataError, ImageError
-from nopair.synthesis.fingerprint import Fingerprint, picture
+from nopair.synthesis.fingerprint import Fingerprint
 
 NEAR: Final = 6
 """Differing bits up to which two pictures count as one."""
@@ -44,7 +44,7 @@ def plain(instruction: str) -> str:
 def picture_of(content: bytes) -> Fingerprint | None:
     """The fingerprint of an image file's bytes, seen as a photo that is scanned; None if it is none."""
     try:
-        return Fingerprint.of(picture(decode_image(content, "the picture")))
+        return Fingerprint.of(to_pillow(decode_image(content, "the picture")))
     except ImageError:
         return None
 

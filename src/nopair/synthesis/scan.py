@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from nopair.data.files import IMAGE_FORMATS, is_folder, make_folder, remove_parts, write_atomic
-from nopair.data.images import load_image
+from nopair.data.images import load_image, to_pillow
 from nopair.errors import ImageError
-from nopair.synthesis.fingerprint import Fingerprint, Seen, picture
+from nopair.synthesis.fingerprint import Fingerprint, Seen
 from nopair.synthesis.items import Aside, Found
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import ScanConfig
@@ -150,7 +150,7 @@ def _look(path: Path, config: ScanConfig, kept: Path) -> dict[str, Any]:
 
 def small(pixels: Float[Tensor, "3 height width"], config: ScanConfig) -> Image.Image:
     """An upright photo, 0 to 1, no longer than the recipe has it."""
-    image = picture(pixels)
+    image = to_pillow(pixels)
     image.thumbnail((config.longest_side, config.longest_side), Image.Resampling.LANCZOS)
     return image
 

@@ -56,8 +56,7 @@ LESS: Final = "nopair plan RECIPE tells what takes it and which switch saves how
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Everything a run is made of. `size` is (height, width) in pixels; `phases` are in the order in which they run;
-    `taught_by` are the names of the judges that its editor is trained under."""
+    """Everything a run is made of. `size` is (height, width) in pixels; `phases` are in the order in which they run."""
 
     recipe: Recipe
     backbone: StoredBackbone
@@ -67,17 +66,18 @@ class Training:
     warmup: WarmupPhase
     npedit: EditPhase
     phases: tuple[StudentPhase, ...]
-    taught_by: tuple[str, ...]
 
     def editor(self) -> Editor:
         """The averaged student of the last phase that has any steps; if none has, the student as it starts."""
-        return self._editor([self.warmup, *(phase for phase in self.phases if phase.steps)][-1].weights())
+        weights = [self.warmup, *(phase for phase in self.phases if phase.steps)][-1].weights()
+        return self._editor(weights, taught_by(self.recipe))
 
     def warm_editor(self) -> Editor:
         """The student as it is now; after warm-up it copies."""
-        return self._editor({name: value.detach() for name, value in self.roles.trainable("student").items()})
+        weights = {name: value.detach() for name, value in self.roles.trainable("student").items()}
+        return self._editor(weights, taught_before(self.recipe))
 
-    def _editor(self, weights: Mapping[str, Tensor]) -> Editor:
+    def _editor(self, weights: Mapping[str, Tensor], judges: tuple[str, ...]) -> Editor:
         backbone, roles = self._whole()
         transformer = roles.export("student", weights)
         height, width = self.size
@@ -87,7 +87,7 @@ class Training:
             height=height,
             width=width,
             questions=VERSION,
-            judges=self.taught_by,
+            judges=judges,
         )
         device = next(backbone.transformer.parameters()).device
         return Editor(backbone.with_transformer(transformer.to(device)), settings)
@@ -130,6 +130,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     judge = _judges((recipe.judge, *recipe.ensemble), device)
     bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
     roles = _roles(recipe, trained)
+    taught_before(recipe)  # unreadable settings are told before training, not when the editor is written
     if recipe.base.student is not None:
         student = resolve(recipe.base.student)
         require_same_dialect(resolve(recipe.base.path), student)
@@ -142,7 +143,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     parts = Parts(recipe, roles, judge, bystander, source, shift, schedule, sampler, ranks)
     warmup, npedit = WarmupPhase(parts), EditPhase(parts)
     phases = (warmup, *_baselines(parts, torch.device(device)), npedit)
-    return Training(recipe, backbone, size, judge, roles, warmup, npedit, phases, _taught_by(recipe))
+    return Training(recipe, backbone, size, judge, roles, warmup, npedit, phases)
 
 
 def _baselines(parts: Parts, device: torch.device) -> list[StudentPhase]:
@@ -211,12 +212,20 @@ def _judge(config: JudgeConfig, device: torch.device | str) -> Judge:
     return OffloadedJudge(judge.to(device), weights.here)
 
 
-def _taught_by(recipe: Recipe) -> tuple[str, ...]:
-    """Names of the judges that the student is trained under, or was before, as far as its folder tells."""
+def taught_before(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the judges that the student was trained under before this run, as far as its folder tells.
+
+    Raises:
+        ModelError: the folder is missing, or is an editor's with unreadable settings.
+    """
     student = recipe.base.student
-    before = () if student is None or not is_editor(folder := resolve(student)) else read_settings(folder).judges
+    return () if student is None or not is_editor(folder := resolve(student)) else read_settings(folder).judges
+
+
+def taught_by(recipe: Recipe) -> tuple[str, ...]:
+    """The same, with the judges of this run, if one of its phases asks them."""
     asked = (recipe.judge, *recipe.ensemble) if recipe.npedit.steps or recipe.grpo.steps else ()
-    return tuple(dict.fromkeys([*before, *(named(one.path) for one in asked)]))
+    return tuple(dict.fromkeys([*taught_before(recipe), *(named(one.path) for one in asked)]))
 
 
 def _shift(recipe: Recipe, backbone: Backbone, size: tuple[int, int]) -> float:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from nopair.editor import read_settings
 from nopair.errors import ConfigError, Interrupted, ModelError, OutputError, TrainingError
 from nopair.evaluation.studies import command, crew, judges, run
 from nopair.evaluation.studies.catalogue import STUDIES
@@ -86,6 +87,8 @@ def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(
     job, console = make_job(tmp_path), Console(quiet=True)
     assert not job.done()
     run_job(job, console)
+    assert job.start is not None
+    assert read_settings(job.start).judges == (), "it has only learnt to copy"
     result = read_result(job.folder)
     assert [row["steps"] for row in result["marks"]] == [1, 2]
     assert set(result["marks"][0]["categories"]) >= {"recolour", "nothing"}

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from safetensors import SafetensorError
 
 from nopair.data.files import is_folder, make_folder
-from nopair.data.images import load_image, save_image
+from nopair.data.images import load_image, save_image, to_pillow
 from nopair.device import choose_device
 from nopair.errors import ConfigError, ModelError, NopairError
 from nopair.evaluation.benchmarks.base import Item
@@ -115,7 +115,7 @@ class StockEditor:
     @torch.no_grad()
     def _edit(self, pipeline: Any, item: Item, target: Path) -> None:
         pixels = load_image(item.source)
-        image = Image.fromarray(pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+        image = to_pillow(pixels)
         seed = seed_of(item, self.seed)
         # Drawn on the CPU, so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(seed)

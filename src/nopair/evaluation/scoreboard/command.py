@@ -149,9 +149,9 @@ def _gathered(
     failures: Mapping[str, Mapping[str, str]],
 ) -> Comparison:
     samples, names = {}, {}
+    tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
     for marker in markers:
         store = Store(_replies(request.output, marker.name))
-        tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
         names[marker.name] = marker.answered_as(tasks, store)
         for editor in editors:
             samples[marker.name, editor.name] = [
