@@ -112,7 +112,24 @@ def test_attempts_at_a_new_scene_fail_in_every_way() -> None:
     assert labels["right"] == {(True, True)}
     assert labels["unchanged"] == {(False, True)}
     assert labels["nudged"] == {(True, False)}
-    assert labels["half"] == {(False, None)}
+    assert labels["half"] == {(False, None), (False, True), (False, False)}
     assert labels["misshapen"] == labels["smeared"] == {(False, True), (False, False)}
     assert labels["wrong"] >= {(False, True), (False, False)}
     assert labels["over"] >= {(True, False), (False, True)}
+
+
+def test_half_attempts_at_a_new_scene_lack_each_of_its_parts() -> None:
+    """What an editor does that has learnt one part of the instruction: a judge must have seen it."""
+    rng = random.Random(11)
+    lacking = set()
+    for seed in range(120):
+        edit = sample_edit(rng, FREE_FORM, held_out=True)
+        got = attempt("half", edit, seed)
+        assert got.done is False
+        assert score(edit, got.image).success == 0
+        if got.shown is not None:
+            shapes = {thing.shape for thing in got.shown.things}
+            (asked,) = {thing.shape for thing in edit.target.things} - {edit.subject}
+            ground = "new" if got.shown.background == edit.target.background else "old"
+            lacking.add((ground, edit.subject in shapes, asked in shapes))
+    assert lacking == {("new", True, False), ("new", False, True), ("old", True, True)}

@@ -27,7 +27,7 @@ _PRESENCE: Final = 0.35
 """Share of attempts about which it is asked, besides, whether some thing can be seen: removal has too few such
 questions."""
 
-_NEW_SCENES: Final = 0.14
+_NEW_SCENES: Final = 0.25
 """Share of edits that put the subject in a new scene."""
 _LAX: Final = ("background", "move", "recolour")
 """Edits after which judges have been blind to slight changes of what was to stay."""

@@ -317,6 +317,28 @@ def _melted(rng: random.Random, edit: Edit, thing: Thing, source: torch.Generato
     return torch.lerp(after, bad, thing_region(thing, grow=3))
 
 
+def _part_of_scene(rng: random.Random, edit: Edit) -> Attempt:
+    """A new scene that lacks something: the other thing or most of it, the new background, or the subject.
+
+    The subject stands where it was or where it was to go, which is open.
+    """
+    subject, other = _cast(edit)
+    roll = rng.random()
+    if roll < 0.1:
+        return _of_scene(edit, edit.target.without(subject.cell))
+    (old,) = (thing for thing in edit.source.things if thing.shape == edit.subject)
+    kept = rng.choice((old, subject))
+    free = rng.choice([cell for cell in range(len(CELLS)) if cell != kept.cell])
+    whole = Scene(edit.target.background, (kept,)).with_thing(replace(other, cell=free))
+    if roll < 0.3:
+        return _of_scene(edit, replace(whole, background=edit.source.background))
+    lacking = _of_scene(edit, whole.without(free))
+    if rng.random() < 0.5:
+        return lacking
+    image = torch.lerp(lacking.image, render(whole), rng.uniform(0.05, 0.45))
+    return Attempt(image, False, lacking.kept, None)
+
+
 def _new_scene(rng: random.Random, kind: str, edit: Edit, source: torch.Generator) -> Attempt | None:
     """An attempt at `free-form` where it differs from those at other edits; None where it does not."""
     subject, other = _cast(edit)
@@ -327,6 +349,8 @@ def _new_scene(rng: random.Random, kind: str, edit: Edit, source: torch.Generato
         changed = replace(random_thing(rng, subject.cell, subject.shape), dx=subject.dx, dy=subject.dy)
         return _of_scene(edit, edit.target.with_thing(changed))
     if kind == "half":
+        if rng.random() < 0.7:
+            return _part_of_scene(rng, edit)
         share = rng.uniform(0.1, 0.55)
         return Attempt(torch.lerp(render(edit.source), render(edit.target), share), False, None, None)
     if kind in ("misshapen", "smeared"):
