@@ -92,9 +92,12 @@ def _only_with_benchmark(*given: object) -> None:
 def _in_the_world(judge: list[str] | None, categories: str | None) -> dict[str, Any]:
     """What is named of the shapes world's own options."""
     named: dict[str, Any] = {} if judge is None else {"judge": _one(judge)}
-    if categories is not None:
-        named["categories"] = tuple(name.strip() for name in categories.split(","))
-    return named
+    return named | _kinds(categories)
+
+
+def _kinds(categories: str | None) -> dict[str, Any]:
+    """Kinds of edit, separated by commas."""
+    return {} if categories is None else {"categories": tuple(name.strip() for name in categories.split(","))}
 
 
 def _one(judge: list[str]) -> str:
@@ -171,6 +174,12 @@ def audit(
         ),
     ] = None,
     per_category: Annotated[int, typer.Option(min=1, help="Held-out scenes for each kind of edit.")] = 16,
+    categories: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Kinds of edit in the shapes world, such as free-form; by default the nine local ones."
+        ),
+    ] = None,
     starts: Annotated[
         int, typer.Option(min=0, help="Ascents of the gradient for each kind of edit; 0 leaves gradients out.")
     ] = 8,
@@ -198,6 +207,8 @@ def audit(
     from nopair.evaluation.audit.command import Place, Settings
     from nopair.evaluation.audit.command import audit as run_audit
 
-    settings = Settings(seed, per_category, starts, steps, batch)
+    if cases is not None and categories is not None:
+        raise ConfigError("--categories is for the shapes world; leave it out with --cases")
+    settings = Settings(seed, per_category, starts, steps, batch, **_kinds(categories))
     place = Place(device, dtype, None if bits is None else 4 if bits == "4" else 8)
     run_audit(judge, cases, base, settings, output, place, as_json=as_json)

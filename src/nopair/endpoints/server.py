@@ -91,10 +91,10 @@ class Usage:
 
 
 def told_cost(server: Server, usage: Usage) -> str:
-    """`$12.34`-like words for a person: cost, requests and tokens; says where a server did not count."""
-    amount = server.cost(usage)
+    """Words for a person: answers, tokens and, where the server has prices, the cost; says where it did not count."""
     least = "at least " if usage.uncounted else ""
+    priced = server.input_price > 0 or server.output_price > 0
+    amount = f"{least}{server.cost(usage):.2f} {server.currency}" if priced else "no prices are given"
     return (
-        f"{least}{amount:.2f} {server.currency} ({usage.requests} answers, {usage.input_tokens} tokens sent, "
-        f"{usage.output_tokens} received)"
+        f"{usage.requests} answers, {least}{usage.input_tokens} tokens sent, {usage.output_tokens} received ({amount})"
     )

@@ -16,14 +16,13 @@ from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.files import make_folder, write_atomic
 from nopair.device import choose_device
 from nopair.editor import Editor
-from nopair.errors import ConfigError
 from nopair.evaluation.results import Marks, Verdict, verdict_json
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
 from nopair.judges.questions import questions_for
 from nopair.weights import resolve
-from nopair.world.cases import held_out_cases
-from nopair.world.edits import ALL_CATEGORIES, CATEGORIES, FREE_FORM, Edit
+from nopair.world.cases import chosen, held_out_cases
+from nopair.world.edits import CATEGORIES, FREE_FORM, Edit
 from nopair.world.oracle import Score, score_batch, summarise
 from nopair.world.proof import error_rates
 from nopair.world.render import render_batch
@@ -168,13 +167,11 @@ def evaluate(
         ConfigError: an unknown category.
         ModelError, JudgeError: editor or judge cannot be used.
     """
-    for category in categories:
-        if category not in ALL_CATEGORIES:
-            raise ConfigError(f"there is no category {category!r}; choose of: {', '.join(ALL_CATEGORIES)}")
+    kinds = chosen(categories)
     place = choose_device(device)
     editor = Editor.load(model, place)
     asked = load_judge(resolve(judge)).to(place)
-    edits = held_out_cases(seed, per_category, tuple(dict.fromkeys(categories)))
+    edits = held_out_cases(seed, per_category, kinds)
     evaluation = evaluate_editor(editor, asked, edits, seed)
     Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))
     make_folder(output)

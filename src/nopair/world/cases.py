@@ -3,7 +3,20 @@
 import random
 from collections.abc import Sequence
 
-from nopair.world.edits import CATEGORIES, Edit, sample_edit
+from nopair.errors import ConfigError
+from nopair.world.edits import ALL_CATEGORIES, CATEGORIES, Edit, sample_edit
+
+
+def chosen(categories: Sequence[str]) -> tuple[str, ...]:
+    """Categories that a person named, each once.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    for category in categories:
+        if category not in ALL_CATEGORIES:
+            raise ConfigError(f"there is no category {category!r}; choose of: {', '.join(ALL_CATEGORIES)}")
+    return tuple(dict.fromkeys(categories))
 
 
 def held_out_cases(seed: int, per_category: int, categories: Sequence[str] = CATEGORIES) -> tuple[Edit, ...]:

@@ -195,3 +195,13 @@ def test_shapes_world_cases_are_measured_with_the_oracle() -> None:
     assert found.ascents.all.success is not None
     assert found.ascents.all.success.before == 0
     assert found.attempts["unrelated"].questions["identity"].measures.auc is None
+
+
+def test_kinds_of_edit_can_be_named(tmp_path: Path) -> None:
+    audit(
+        "tiny:judge-32", None, None, Settings(0, 2, 0, 0, categories=("free-form", "free-form")), tmp_path, as_json=True
+    )
+    assert list(written(tmp_path)["categories"]) == ["free-form"]
+    with pytest.raises(ConfigError, match="no category 'sing'; choose of: recolour, "):
+        audit("tiny:judge-32", None, None, Settings(categories=("sing",)), tmp_path / "none", as_json=True)
+    assert not (tmp_path / "none").exists()

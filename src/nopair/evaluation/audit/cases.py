@@ -19,7 +19,7 @@ from nopair.errors import DataError, ImageError
 from nopair.judges.questions import templates_for
 from nopair.world.attempts import KINDS, Attempt, make_attempt, seen_in
 from nopair.world.cases import held_out_cases
-from nopair.world.edits import Edit
+from nopair.world.edits import CATEGORIES, Edit
 from nopair.world.render import render
 
 FILE: Final = "cases.jsonl"
@@ -58,7 +58,9 @@ class LabelledCase:
 # The shapes world -----------------------------------------------------------------------------------------------------
 
 
-def shapes_cases(seed: int, per_category: int, repaint: Repaint | None = None) -> list[LabelledCase]:
+def shapes_cases(
+    seed: int, per_category: int, repaint: Repaint | None = None, categories: Sequence[str] = CATEGORIES
+) -> list[LabelledCase]:
     """Attempts of every kind (`nopair.world.attempts.KINDS`) at each of `per_category` held-out edits per category.
 
     With `repaint`, edited images go through it, as all that an editor paints goes through its decoder. An attempt
@@ -66,7 +68,7 @@ def shapes_cases(seed: int, per_category: int, repaint: Repaint | None = None) -
     """
     return [
         case
-        for index, edit in enumerate(held_out_cases(seed, per_category))
+        for index, edit in enumerate(held_out_cases(seed, per_category, categories))
         for case in _shapes_cases(f"attempts {seed} {index}", edit, repaint)
     ]
 

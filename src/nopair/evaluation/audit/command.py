@@ -38,6 +38,8 @@ from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
 from nopair.precision import Bits
 from nopair.weights import resolve
+from nopair.world.cases import chosen
+from nopair.world.edits import CATEGORIES
 
 FILE: Final = "audit.json"
 REPORT: Final = "report.html"
@@ -51,7 +53,7 @@ class Settings:
     """How much to measure.
 
     Attributes:
-        seed, per_category: of the shapes world's cases.
+        seed, per_category, categories: of the shapes world's cases.
         starts: ascents from unedited references, for each category; 0 leaves gradients out.
         steps: of an ascent; 0 leaves ascents out.
         batch: cases the judge is asked about at a time.
@@ -62,6 +64,7 @@ class Settings:
     starts: int = 8
     steps: int = 20
     batch: int = 16
+    categories: Sequence[str] = CATEGORIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +101,12 @@ def audit(
         MissingExtraError: `bits` without bitsandbytes.
         MemoryShortError: the device is too small.
         DataError, ImageError: a case cannot be used.
-        ConfigError: the base cannot take images of the cases' size; there is no such device, or `bits` without a GPU.
+        ConfigError: an unknown category; the base cannot take images of the cases' size; there is no such device, or
+            `bits` without a GPU.
         OutputError: `output` cannot be written.
     """
     listed = None if folder is None else FolderCases(folder)
+    categories = chosen(settings.categories)
     base = SHAPES_BASE if base is None and listed is None else base
     device = _device(place)
     with enough_memory("lower --batch, or the judge's precision with --dtype and --bits"):
@@ -111,7 +116,7 @@ def audit(
         began = time.monotonic()
         repaint = None if backbone is None else repainting(backbone, device)
         cases: Sequence[LabelledCase] = (
-            shapes_cases(settings.seed, settings.per_category, repaint) if listed is None else listed
+            shapes_cases(settings.seed, settings.per_category, repaint, categories) if listed is None else listed
         )
         found = examine(asked_one, cases, backbone, settings, device)
     about = About(
