@@ -16,6 +16,7 @@ from nopair.config import load_recipe
 from nopair.errors import DataError, OutputError
 from nopair.training.cache import CachedBackbone, Store, fill, image_key, prompt_key
 from nopair.training.parallel import Ranks
+from nopair.training.run import compose
 from nopair.types import EditBatch
 from nopair.world.records import WorldSource
 
@@ -48,6 +49,14 @@ def test_entries_are_what_the_backbone_makes(tmp_path: Path) -> None:
     other = cached.with_transformer(ToyBackbone.build(seed=1).transformer)
     assert other.store == cached.store
     assert other.transformer is not cached.transformer
+
+
+def test_what_the_fake_score_sees_afresh_is_there_too(tmp_path: Path) -> None:
+    """Its records follow those of the student's steps (`nopair.training.generated.Fresh`)."""
+    fresh = ["data.cache=" + str(tmp_path / "cache"), "npedit.fake_samples=fresh", "npedit.fake_steps=2"]
+    training = compose(load_recipe("demo", [*SHORT, *fresh]))
+    for step in range(2):
+        training.npedit.step(step)
 
 
 def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,11 +182,21 @@ def fill(
     ranks.wait()
 
 
+def _visited(recipe: Recipe) -> int:
+    """How many records the phases visit, the fake score's own among them."""
+    npedit = recipe.npedit
+    turns = 1 + npedit.fake_steps * (npedit.fake_samples == "fresh")
+    return max(
+        recipe.warmup.steps * recipe.warmup.batch,
+        recipe.grpo.steps * recipe.grpo.batch,
+        npedit.steps * npedit.batch * turns,
+    )
+
+
 def _batches(recipe: Recipe, source: Source, ranks: Ranks) -> Iterator[EditBatch]:
     """This rank's share of all records that any phase visits, which all number from 0; one by one, as they may
     differ in size."""
-    count = max(phase.steps * phase.batch for phase in (recipe.warmup, recipe.grpo, recipe.npedit))
-    indices = range(ranks.rank, count, ranks.world)
+    indices = range(ranks.rank, _visited(recipe), ranks.world)
     console = Console(stderr=True)
     for index in track(indices, "encoding", console=console, transient=True, disable=ranks.rank > 0):
         yield source.batch([index])
