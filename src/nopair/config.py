@@ -89,7 +89,9 @@ class JudgeConfig(Section):
     """A vision-language model that judges edits."""
 
     path: Words = Field(description="model folder, or tiny:judge for one that is shipped with nopair")
-    weight: NotNegative = Field(default=1.0, description="share of the verdict, where there are several judges")
+    weight: NotNegative = Field(
+        default=1.0, description="share of the verdict, where there are several judges; 0 leaves it out"
+    )
     dtype: Dtype = Field(default="float32", description="precision of the judge's weights")
     bits: Literal[4, 8] | None = Field(
         default=None, description="quantise its language model to so many bits; needs a GPU and the extra `quant`"
@@ -289,6 +291,19 @@ class Recipe(Run):
     grpo: GrpoConfig = Field(default=GrpoConfig(), description="a baseline: reinforcing what the judge prefers")
     npedit: EditPhaseConfig = Field(description="learning to edit without pairs")
     guard: GuardConfig = Field(default=GuardConfig(), description="refusing bad steps")
+
+    @property
+    def judges(self) -> tuple[JudgeConfig, ...]:
+        """Those that have a say: a judge of weight 0 has none, and is not loaded. At least one."""
+        return tuple(one for one in (self.judge, *self.ensemble) if one.weight > 0)
+
+    @model_validator(mode="after")
+    def _some_judge(self) -> "Recipe":
+        if not self.judges:
+            raise ValueError(
+                "judge.weight is 0, and no other judge has a say; give it one, or train without: npedit.judge_weight=0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_guidance(self) -> "Recipe":

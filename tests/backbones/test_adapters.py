@@ -19,7 +19,7 @@ from nopair.errors import OutputError
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
 QUERY = "layers.0.attention.to_q"
 RANKS = {QUERY: 2, "layers.1.attention.to_q": 4, "layers.1.feed_forward.w2": 1}
-ALPHAS = {QUERY: 4.0, "layers.1.attention.to_q": 1.0, "layers.1.feed_forward.w2": 4.0}
+SCALE = 1.5
 
 
 def _weights(backbone: ZImageBackbone) -> dict[str, Tensor]:
@@ -38,18 +38,18 @@ def test_stock_z_image_loads_it_as_the_merged_export(
     check_adapter(backbone, ZImagePipeline, TARGETS, 4)
 
 
-def test_each_module_has_a_rank_and_an_alpha_of_its_own(backbone: ZImageBackbone, tmp_path: Path) -> None:
+def test_each_module_has_a_rank_of_its_own_and_one_scale(backbone: ZImageBackbone, tmp_path: Path) -> None:
     backbone.save(tmp_path / "base")
     weights = _weights(backbone)
-    save_adapter(weights, ALPHAS, tmp_path / "adapter")
+    save_adapter(weights, SCALE, tmp_path / "adapter")
     stock = ZImagePipeline.from_pretrained(tmp_path / "base")
     stock.load_lora_weights(tmp_path / "adapter")
     merged = copy.deepcopy(backbone.transformer)
     noisy, t, text = torch.randn(1, 4, 8, 8), torch.tensor([0.6]), backbone.encode_text(["a red circle"])
     with torch.no_grad():
-        for name, rank in RANKS.items():
+        for name in RANKS:
             product = weights[f"{name}.lora_B.weight"] @ weights[f"{name}.lora_A.weight"]
-            merged.get_submodule(name).get_parameter("weight").add_(ALPHAS[name] / rank * product)
+            merged.get_submodule(name).get_parameter("weight").add_(SCALE * product)
         wanted = backbone.with_transformer(merged).velocity(noisy, t, text)
         loaded = backbone.with_transformer(stock.transformer).velocity(noisy, t, text)
         assert (wanted - backbone.velocity(noisy, t, text)).abs().max() > 0.01
@@ -58,15 +58,15 @@ def test_each_module_has_a_rank_and_an_alpha_of_its_own(backbone: ZImageBackbone
 
 def test_the_file_is_as_diffusers_writes_it(backbone: ZImageBackbone, tmp_path: Path) -> None:
     weights = {name: tensor.half() for name, tensor in _weights(backbone).items()}
-    save_adapter(weights, 4.0, tmp_path / "new" / "adapter")
+    save_adapter(weights, SCALE, tmp_path / "new" / "adapter")
     assert [path.name for path in (tmp_path / "new" / "adapter").iterdir()] == [FILE]
     with safe_open(tmp_path / "new" / "adapter" / FILE, "pt") as file:
         assert set(file.keys()) == {f"transformer.{name}" for name in weights}
         assert all(torch.equal(file.get_tensor(f"transformer.{name}"), tensor) for name, tensor in weights.items())
         settings = json.loads(file.metadata()["lora_adapter_metadata"])
     assert settings == {
-        "transformer.alpha_pattern": {},
-        "transformer.lora_alpha": 4.0,
+        "transformer.alpha_pattern": {"^layers.1.attention.to_q": 6.0, "^layers.1.feed_forward.w2": 1.5},
+        "transformer.lora_alpha": 3.0,
         "transformer.r": 2,
         "transformer.rank_pattern": {"^layers.1.attention.to_q": 4, "^layers.1.feed_forward.w2": 1},
         "transformer.target_modules": sorted(RANKS),
@@ -90,18 +90,13 @@ def test_what_is_no_adapter_is_refused(
     shared_backbone: ZImageBackbone, tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        save_adapter(change(_weights(shared_backbone)), 4.0, tmp_path / "adapter")
+        save_adapter(change(_weights(shared_backbone)), SCALE, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
-
-
-def test_so_are_alphas_of_other_modules(shared_backbone: ZImageBackbone, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="alpha is given for other modules"):
-        save_adapter(_weights(shared_backbone), {QUERY: 4.0}, tmp_path / "adapter")
 
 
 def test_a_place_that_cannot_be_written_is_told(shared_backbone: ZImageBackbone, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="is a file"):
-        save_adapter(_weights(shared_backbone), 4.0, tmp_path / "taken")
+        save_adapter(_weights(shared_backbone), SCALE, tmp_path / "taken")
     with pytest.raises(OutputError, match="cannot write the adapter"):
-        save_adapter(_weights(shared_backbone), 4.0, tmp_path / "taken" / "below")
+        save_adapter(_weights(shared_backbone), SCALE, tmp_path / "taken" / "below")

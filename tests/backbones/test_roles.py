@@ -170,6 +170,20 @@ def test_export_is_the_role_with_the_given_weights(make: Make, base: str, backbo
         assert torch.equal(shipped, before["teacher"]) == (role == "teacher")
 
 
+def test_dissolved_roles_leave_what_is_exported_and_nothing_else(backbone: ZImageBackbone) -> None:
+    roles = _lora(backbone)
+    _wake(roles)
+    average = {name: parameter.detach() * 0.5 for name, parameter in roles.trainable("student").items()}
+    exported = roles.export("student", average)
+    dissolved = roles.dissolve("student", average)
+    assert dissolved is backbone.transformer
+    assert not any(isinstance(module, LoraLayer) for module in dissolved.modules())
+    assert not any(parameter.requires_grad for parameter in dissolved.parameters())
+    left = dissolved.state_dict()
+    assert left.keys() == exported.state_dict().keys()
+    assert all(torch.equal(left[name], value) for name, value in exported.state_dict().items())
+
+
 @both_kinds
 def test_export_refuses_weights_of_something_else(make: Make) -> None:
     roles = make(ToyBackbone.build(seed=0))

@@ -38,7 +38,8 @@ def test_costs_add_up(a: int, b: int, c: int, d: int) -> None:
 
 def test_a_million_tokens_cost_their_price_and_unknown_ones_more() -> None:
     server = server_of(input_price=2.0, output_price=8.0, currency="EUR")
-    assert told_cost(server, Usage(3, 0, 10**6, 10**6)) == "3 answers, 1000000 tokens sent, 1000000 received (10.00 EUR)"
+    words = "3 answers, 1000000 tokens sent, 1000000 received (10.00 EUR)"
+    assert told_cost(server, Usage(3, 0, 10**6, 10**6)) == words
     assert told_cost(server, Usage(3, 1, 10**6, 10**6)).endswith("(at least 10.00 EUR)")
     assert told_cost(server_of(), Usage(3, 0, 7, 8)) == "3 answers, 7 tokens sent, 8 received (no prices are given)"
 

@@ -3,10 +3,11 @@
 import json
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import ZImageTransformer2DModel
+from diffusers import ZImagePipeline, ZImageTransformer2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -16,8 +17,8 @@ from nopair.data.importers import import_dataset
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError
 from nopair.training.parallel import ALONE
-from nopair.training.run import EDITOR, _sources, compose, train
-from nopair.weights import resolve
+from nopair.training.run import ADAPTER, EDITOR, _sources, compose, train
+from nopair.weights import packaged, resolve
 from nopair.world.cases import held_out_cases
 from nopair.world.render import render_batch
 
@@ -104,6 +105,19 @@ def test_adapters_on_one_shared_base_train_too(tmp_path: Path) -> None:
     changed = {name for name, value in student(editor).items() if not torch.equal(value, base[name])}
     assert changed
     assert all(any(target in name for target in ("to_q", "to_k", "to_v", "to_out")) for name in changed)
+
+
+def test_an_adapter_is_written_alone_besides_and_stock_diffusers_makes_the_editor_of_it(tmp_path: Path) -> None:
+    """The average's, as the editor is, whatever the ranks."""
+    lora = ["base.roles=lora", "base.lora.rank=4", "base.lora.alpha=6", "base.lora.ranks={to_v: 8}", "npedit.ema=0.5"]
+    editor = student(run(tmp_path / "lora", *lora))
+    stock: Any = ZImagePipeline.from_pretrained(packaged() / "base", dtype=torch.float32)
+    stock.load_lora_weights(tmp_path / "lora" / ADAPTER)
+    stock.fuse_lora()
+    stock.unload_lora_weights()
+    for name, value in stock.transformer.state_dict().items():
+        torch.testing.assert_close(value, editor[name], atol=1e-6, rtol=1e-5)
+    assert not (run(tmp_path / "full") and (tmp_path / "full" / ADAPTER).exists())
 
 
 def photos(folder: Path) -> Path:

@@ -13,6 +13,8 @@ JUDGE, SECOND = "tiny:judge (llava_onevision)", "tiny:judge-2 (llava_onevision)"
     [
         ((), (JUDGE,)),
         (("npedit.steps=0",), ()),
+        (("npedit.judge_weight=0.0",), ()),
+        (("judge.weight=0.0", "ensemble=[{path: tiny:judge-2}]"), (SECOND,)),
         (("npedit.steps=0", "grpo.steps=1", "grpo.batch=1"), (JUDGE,)),
         (("judge.path=tiny:judge-2", "ensemble=[{path: tiny:judge}]"), (SECOND, JUDGE)),
         (("base.student=tiny:editor", "npedit.steps=0"), (JUDGE, SECOND)),

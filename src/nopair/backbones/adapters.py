@@ -14,26 +14,24 @@ FILE: Final = "pytorch_lora_weights.safetensors"
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
 
-def save_adapter(weights: Mapping[str, Tensor], alpha: float | Mapping[str, float], folder: Path) -> None:
+def save_adapter(weights: Mapping[str, Tensor], scale: float, folder: Path) -> None:
     """Write `folder`/pytorch_lora_weights.safetensors, for `pipeline.load_lora_weights(folder)` of any known family.
 
     `weights` are an adapter as `nopair.backbones.roles.LoraRoles.trainable` names it: for each adapted module
-    `<module>.lora_A.weight`, whose first axis is the rank, and `<module>.lora_B.weight`. `alpha` scales its product by
-    alpha / rank: one number for all modules, or one for each by its name. Weights are written in their own dtypes.
+    `<module>.lora_A.weight`, whose first axis is the rank, and `<module>.lora_B.weight`. `scale` is alpha / rank, which
+    is one for all modules whatever their ranks. Weights are written in their own dtypes.
 
     What is loaded equals the merged export where the base's transformer is the one that was trained. Stable Diffusion 3
     is the exception to know: its reference enters by weights that the published base lacks, so its adapter loads only
     onto a base saved by nopair (`StableDiffusion3Backbone.save`).
 
     Raises:
-        ValueError: an A without a B, a tensor that is neither, ranks that differ, or a module without its alpha.
+        ValueError: an A without a B, a tensor that is neither, or ranks that differ.
         OutputError: the folder cannot be written.
     """
     modules = _modules(weights)
     ranks = {module: len(weights[module + DOWN]) for module in modules}
-    alphas = dict(alpha) if isinstance(alpha, Mapping) else dict.fromkeys(modules, alpha)
-    if alphas.keys() != ranks.keys():
-        raise ValueError(f"alpha is given for other modules: {sorted(alphas.keys() ^ ranks.keys())[0]}, first")
+    alphas = {module: scale * rank for module, rank in ranks.items()}
     first = modules[0]
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file, not a folder; choose another place for the adapter")

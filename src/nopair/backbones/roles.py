@@ -198,14 +198,16 @@ class LoraRoles:
     def export(self, role: Role, weights: Mapping[str, Tensor]) -> nn.Module:
         """As in `Roles`: the adapter is merged into the weights (in the base's dtype) and its wrappers are gone."""
         _check_names(self.trainable(role), weights)
-        transformer = copy.deepcopy(self.backbone.transformer)
-        _assign(_adapter(transformer, role), weights)
-        for name, module in list(transformer.named_modules()):
-            if isinstance(module, LoraLayer):
-                if role != "teacher":
-                    module.merge(adapter_names=[role])
-                transformer.set_submodule(name, module.get_base_layer())
-        return transformer.requires_grad_(False).eval()
+        return _merged(copy.deepcopy(self.backbone.transformer), role, weights)
+
+    def dissolve(self, role: Role, weights: Mapping[str, Tensor]) -> nn.Module:
+        """What `export` gives, made of the shared transformer itself: no second copy, and no roles any more.
+
+        Raises:
+            ValueError: as `export`.
+        """
+        _check_names(self.trainable(role), weights)
+        return _merged(self.backbone.transformer, role, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +279,17 @@ def _activate(layers: Sequence[LoraLayer], role: Role) -> None:
         for trained in TRAINED:
             layer.lora_A[trained].requires_grad_(True)
             layer.lora_B[trained].requires_grad_(True)
+
+
+def _merged(transformer: nn.Module, role: Role, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The transformer, changed: with the role's adapter, of those weights, in its own weights, and no adapters."""
+    _assign(_adapter(transformer, role), weights)
+    for name, module in list(transformer.named_modules()):
+        if isinstance(module, LoraLayer):
+            if role != "teacher":
+                module.merge(adapter_names=[role])
+            transformer.set_submodule(name, module.get_base_layer())
+    return transformer.requires_grad_(False).eval()
 
 
 def _adapter(transformer: nn.Module, role: Role) -> dict[str, nn.Parameter]:

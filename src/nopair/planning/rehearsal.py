@@ -114,7 +114,7 @@ def _models(recipe: Recipe) -> _Models:
     backbone.latent_shape(*size_of(recipe))  # a size that the base cannot take is told at once
     if base.checkpointing:
         backbone.checkpoint()
-    judges = [shape_judge(architecture(one.path), one) for one in (recipe.judge, *recipe.ensemble)]
+    judges = [shape_judge(architecture(one.path), one) for one in recipe.judges]
     seen = recipe.bystander
     return _Models(backbone, judges, None if seen is None else shape_judge(architecture(seen.path), seen))
 
@@ -135,7 +135,7 @@ def _own_frozen(ledger: Ledger, recipe: Recipe, models: _Models) -> dict[str, in
 
 def _asked(recipe: Recipe, models: _Models) -> dict[str, tuple[VisionLanguageJudge, JudgeConfig]]:
     """All judges by name; the bystander, if there is one, is the last."""
-    configs = recipe.judge, *recipe.ensemble
+    configs = recipe.judges
     names = [JUDGE if number == 1 else f"{JUDGE} {number}" for number in range(1, len(configs) + 1)]
     found = dict(zip(names, zip(models.judges, configs, strict=True), strict=True))
     if models.bystander is not None and recipe.bystander is not None:
@@ -186,7 +186,7 @@ def _roles(recipe: Recipe, backbone: StoredBackbone) -> Roles:
 
 
 def _parts(recipe: Recipe, roles: Roles, judges: Mapping[str, Judge], ledger: Ledger) -> Parts:
-    weights = [one.weight for one in (recipe.judge, *recipe.ensemble)]
+    weights = [one.weight for one in recipe.judges]
     asked = [judge for name, judge in judges.items() if name != BYSTANDER]
     judge = asked[0] if len(asked) == 1 else JudgeEnsemble(asked, weights)
     seen = judges.get(BYSTANDER)

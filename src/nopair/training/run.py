@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from rich.console import Console
 from torch import Tensor, nn
 
+from nopair.backbones.adapters import save_adapter
 from nopair.backbones.base import Backbone, StoredBackbone
 from nopair.backbones.folder import load_model
 from nopair.backbones.load import load_backbone, require_same_dialect
@@ -51,6 +52,8 @@ from nopair.world.scenes import CAPTIONS, SIZE
 
 EDITOR: Final = "editor"
 """Folder of the trained editor within a run's folder."""
+ADAPTER: Final = "adapter"
+"""Folder of its adapter alone, beside it, if that is how it was trained."""
 LESS: Final = "nopair plan RECIPE tells what takes it and which switch saves how much, docs/memory.md what each costs"
 
 
@@ -69,17 +72,28 @@ class Training:
 
     def editor(self) -> Editor:
         """The averaged student of the last phase that has any steps; if none has, the student as it starts."""
-        weights = [self.warmup, *(phase for phase in self.phases if phase.steps)][-1].weights()
-        return self._editor(weights, taught_by(self.recipe))
+        return self._editor(self._weights(), taught_by(self.recipe))
 
     def warm_editor(self) -> Editor:
         """The student as it is now; after warm-up it copies."""
         weights = {name: value.detach() for name, value in self.roles.trainable("student").items()}
         return self._editor(weights, taught_before(self.recipe))
 
+    def save(self, folder: Path) -> None:
+        """Write the editor and, of a student that is an adapter, that alone: `EDITOR` and `ADAPTER` within a folder.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        if self.recipe.base.roles == "lora":
+            lora = self.recipe.base.lora
+            save_adapter(self._weights(), lora.alpha / lora.rank, folder / ADAPTER)
+        self.editor().save(folder / EDITOR)
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        return [self.warmup, *(phase for phase in self.phases if phase.steps)][-1].weights()
+
     def _editor(self, weights: Mapping[str, Tensor], judges: tuple[str, ...]) -> Editor:
-        backbone, roles = self._whole()
-        transformer = roles.export("student", weights)
         height, width = self.size
         settings = Settings(
             steps=self.recipe.sampling.steps,
@@ -89,18 +103,21 @@ class Training:
             questions=VERSION,
             judges=judges,
         )
-        device = next(backbone.transformer.parameters()).device
-        return Editor(backbone.with_transformer(transformer.to(device)), settings)
+        return Editor(self._exported(weights), settings)
 
-    def _whole(self) -> tuple[StoredBackbone, Roles]:
-        """What the student is exported from. Where training has dropped the text encoder, or holds weights quantised,
-        which have lost what adapters are to be added to, the base is read again as it is.
+    def _exported(self, weights: Mapping[str, Tensor]) -> StoredBackbone:
+        """The base with the student's transformer.
+
+        An adapter is merged into the base as it is on disk, read again into host memory: the GPU has no room for a
+        second one, quantised weights have lost what the adapter is to be added to, and the text encoder may be gone.
         """
-        base = self.recipe.base
-        if base.bits is None and self.recipe.data.cache is None:
-            return self.backbone, self.roles
-        backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype))
-        return backbone, self.roles if base.bits is None else _roles(self.recipe, backbone)
+        recipe = self.recipe
+        if recipe.base.roles == "full" and recipe.data.cache is None:
+            return self.backbone.with_transformer(self.roles.export("student", weights))
+        backbone = load_backbone(resolve(recipe.base.path), getattr(torch, recipe.base.dtype))
+        if recipe.base.roles == "full":
+            return backbone.with_transformer(self.roles.export("student", weights).cpu())
+        return backbone.with_transformer(_lora(recipe, backbone).dissolve("student", weights))
 
 
 def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> Training:
@@ -127,7 +144,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
         backbone.checkpoint()
     examples = shown.batch(range(recipe.logging.sample_scenes))
     trained = backbone if recipe.data.cache is None else _cached(recipe, backbone, source, examples, ranks)
-    judge = _judges((recipe.judge, *recipe.ensemble), device)
+    judge = _judges(recipe.judges, device)
     bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
     roles = _roles(recipe, trained)
     taught_before(recipe)  # unreadable settings are told before training, not when the editor is written
@@ -223,8 +240,9 @@ def taught_before(recipe: Recipe) -> tuple[str, ...]:
 
 
 def taught_by(recipe: Recipe) -> tuple[str, ...]:
-    """The same, with the judges of this run, if one of its phases asks them."""
-    asked = (recipe.judge, *recipe.ensemble) if recipe.npedit.steps or recipe.grpo.steps else ()
+    """The same, with the judges of this run, if one of its phases learns from them."""
+    npedit = recipe.npedit
+    asked = recipe.judges if (npedit.steps and npedit.judge_weight > 0) or recipe.grpo.steps else ()
     return tuple(dict.fromkeys([*taught_before(recipe), *(named(one.path) for one in asked)]))
 
 
@@ -236,6 +254,10 @@ def _shift(recipe: Recipe, backbone: Backbone, size: tuple[int, int]) -> float:
 def _roles(recipe: Recipe, backbone: Backbone) -> Roles:
     if recipe.base.roles == "full":
         return FullRoles.of(backbone)
+    return _lora(recipe, backbone)
+
+
+def _lora(recipe: Recipe, backbone: Backbone) -> LoraRoles:
     lora = recipe.base.lora
     return LoraRoles.of(backbone, lora.rank, lora.alpha, lora.targets, recipe.seed, lora.ranks)
 
@@ -288,6 +310,6 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu") -> None:
             ranks=ranks,
         )
         if ranks.writes:
-            training.editor().save(directory / EDITOR)
+            training.save(directory)
             console.print(f"the editor is in {directory / EDITOR}")
         ranks.wait()

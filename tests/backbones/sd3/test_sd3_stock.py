@@ -35,7 +35,7 @@ def test_it_refuses_it_on_the_published_base(
     backbone: StableDiffusion3Backbone, published: Path, tmp_path: Path
 ) -> None:
     roles = LoraRoles.of(backbone, rank=3, alpha=5.0, targets=TARGETS, seed=0, ranks=backbone.adapter_ranks)
-    save_adapter(roles.trainable("student"), 5.0, tmp_path)
+    save_adapter(roles.trainable("student"), 5.0 / 3, tmp_path)
     stock = StableDiffusion3Pipeline.from_pretrained(published)
     with pytest.raises(RuntimeError, match=r"pos_embed\.proj"):
         stock.load_lora_weights(tmp_path)
