@@ -28,12 +28,18 @@ PARTS = ("Was this carried out: paint it red? Before: ", "{reference}", " After:
 TWO = "".join(PARTS)
 LONG = "Is all that was not named in this rather long instruction the same? {reference} {edited} Answer Yes or No."
 ONE = "Is there a circle? {edited} Answer Yes or No."
+NAMED = (
+    "{reference}",
+    "{edited}",
+    "Was this carried out: paint it red? Before: (the first image) After: (the second image) Answer Yes or No.",
+)
 IMAGES_FIRST = (
     "{% for m in messages %}<|im_start|>{{ m.role }} "
-    "{% for part in m.content if part.type == 'image' %}<image>\n{% endfor %}"
-    "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% for part in m.content if part.type == 'image' %}<image>{% endfor %}"
+    "{% for part in m.content if part.type == 'text' %}{{ '\n' + part.text }}{% endfor %}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+"""As published checkpoints have it."""
 
 
 class _Processor(LlavaOnevisionProcessor):
@@ -81,7 +87,8 @@ def _library_inputs(judge: LlavaOnevisionJudge, folder: Path, images: list[Tenso
         vision_feature_select_strategy="full",
         chat_template=judge.tokenizer.chat_template,
     )
-    content = [{"type": "image"} if part[0] == "{" else {"type": "text", "text": part} for part in PARTS]
+    parts = NAMED if judge.tokenizer.chat_template == IMAGES_FIRST else PARTS
+    content = [{"type": "image"} if part[0] == "{" else {"type": "text", "text": part} for part in parts]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     return processor(text=text, images=[[_file(image) for image in images]], return_tensors="pt")
 
@@ -325,3 +332,19 @@ def test_a_vocabulary_without_answers_is_refused(copy: Path) -> None:
     _configured(lambda c: c["model"].update(merges=[]), "tokenizer.json")(copy)
     with pytest.raises(JudgeError, match="Yes is not one token"):
         LlavaOnevisionJudge.load(copy)
+
+
+def test_where_images_stand_first_words_say_which_is_which(copy: Path) -> None:
+    (copy / "chat_template.jinja").write_text(IMAGES_FIRST)
+    judge = LlavaOnevisionJudge.load(copy)
+    for question, words in (
+        (ONE, "Is there a circle? Answer Yes or No."),
+        (LONG, LONG.format(reference="(the first image)", edited="(the second image)")),
+        (LONG.replace("{reference} {edited}", "{edited} {reference}"), LONG.format(
+            reference="(the first image)", edited="(the second image)")),
+    ):  # fmt: skip
+        images = "<image>" * judge.image_tokens * question.count("{")
+        text = f"<|im_start|>user {images}\n{words}<|im_end|><|im_start|>assistant\n"
+        assert judge.encode_prompt(question) == judge.tokenizer.encode(text)
+    with pytest.raises(JudgeError, match="5 images; show at most 4"):
+        judge.encode_prompt("Are these alike? " + "{edited}" * 5)

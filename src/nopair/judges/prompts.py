@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from nopair.errors import JudgeError, ModelError
 
 _PLACES: Final = re.compile(r"(\{reference\}|\{edited\})")
+_NAMES: Final = ("the first image", "the second image", "the third image", "the fourth image")
 _CACHED_PROMPTS: Final = 16384
 """Prompts kept tokenised; about 1 kB each."""
 
@@ -54,6 +55,21 @@ class Rows:
         return (self.mask.cumsum(1) - 1).clamp(min=0)
 
 
+def named(prompt: str) -> str:
+    """A prompt's words where all images stand before them: a place says which image it is, or of one image nothing.
+
+    Raises:
+        JudgeError: it shows more images than there are names for.
+    """
+    count = len(_PLACES.findall(prompt))
+    if count > len(_NAMES):
+        raise JudgeError(f"the question {prompt!r} shows {count} images; show at most {len(_NAMES)}")
+    if count == 1:
+        return " ".join(_PLACES.sub("", prompt).split())
+    names = iter(_NAMES)
+    return _PLACES.sub(lambda _: f"({next(names)})", prompt)
+
+
 class Prompts:
     """Writes prompts with one tokenizer and its chat template."""
 
@@ -83,6 +99,7 @@ class Prompts:
         image: Any = tokenizer.convert_ids_to_tokens(marks.image)
         self._image_word: str = image
         self._spread: str = "".join((*marks.before, image, *marks.after))
+        self._in_order: bool = self._keeps_order()
         self.prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._tokenise)
         self.prompt("{reference}{edited}")  # a broken template should fail here, not at the first question
 
@@ -98,15 +115,7 @@ class Prompts:
             raise JudgeError(
                 f"the question {prompt!r} shows no image; write {{reference}} or {{edited}} where one goes"
             )
-        content: Any = [{"type": "image"} if part in images else {"type": "text", "text": part} for part in parts]
-        try:
-            text: Any = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        except TemplateError as error:
-            raise ModelError(
-                f"the judge's chat template fails ({str(error).strip().splitlines()[0]}); correct chat_template.jinja"
-            ) from error
+        text = self._rendered(parts if self._in_order else [*images, named(prompt)])
         ids = self.tokenizer.encode(text.replace(self._image_word, self._spread), add_special_tokens=False)
         found = ids.count(self.marks.image)
         if found != len(images):
@@ -115,6 +124,26 @@ class Prompts:
                 "take image tokens out of its words, or correct chat_template.jinja"
             )
         return Prompt(tuple(ids), tuple(image == "{edited}" for image in images))
+
+    def _rendered(self, parts: Sequence[str]) -> str:
+        """The chat template with these words and image places in it."""
+        content: Any = [
+            {"type": "image"} if _PLACES.fullmatch(part) else {"type": "text", "text": part} for part in parts
+        ]
+        try:
+            text: Any = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"the judge's chat template fails ({str(error).strip().splitlines()[0]}); correct chat_template.jinja"
+            ) from error
+        return text
+
+    def _keeps_order(self) -> bool:
+        """Whether words and images stay as they are given. LLaVA-OneVision's published template puts images first."""
+        text = self._rendered(["BEFORE", "{reference}", "AFTER"])
+        return text.find("BEFORE") < text.find(self._image_word) < text.find("AFTER")
 
     def expand(self, prompt: Prompt, edited: int, reference: int) -> list[int]:
         """Ids of the prompt with each image spread over the number of tokens its kind of image is worth."""

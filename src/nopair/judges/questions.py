@@ -1,10 +1,9 @@
 """The questions put to a judge, as versioned data.
 
-A question set maps a category of edit to the questions asked about it. Its version travels in every checkpoint,
-because an
-editor is only as good as the questions it was trained under. Text stands before the images: a causal language model
-then
-reads the images already knowing what is asked of them.
+A question set maps a category of edit to the questions asked about it. Its version travels in every checkpoint, because
+an editor is only as good as the questions it was trained under. Text stands before the images: a causal language model
+then reads the images already knowing what is asked of them. Where a family's template puts images first, whatever the
+order (LLaVA-OneVision's published one does), words stand in the images' places (`nopair.judges.prompts.named`).
 """
 
 from typing import Final
