@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from nopair.editor import Editor
+from nopair.errors import OutputError
 from nopair.evaluation import demo as module
 
 SHORT = [
@@ -37,3 +38,26 @@ def test_a_short_demo_writes_editor_report_picture_and_results(tmp_path: Path, m
     Image.open(output / "grid.png").verify()
     assert "<svg" in (output / "report.html").read_text()
     Editor.load(output / "editor")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "half a run"])
+def test_a_demo_removes_nothing_but_an_earlier_demo(tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / "training"
+    if kind != "file":
+        mine.mkdir()
+        mine /= "recipe.yaml" if kind == "half a run" else "years.txt"
+    mine.write_text("of work")
+    with pytest.raises(OutputError, match="training: is no earlier run"):
+        module.demo(tmp_path, 0, SHORT)
+    assert mine.read_text() == "of work"
+    assert list(tmp_path.iterdir()) == [tmp_path / "training"]
+
+
+def test_a_demo_that_cannot_remove_the_earlier_one_says_so(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "checkpoints").mkdir(parents=True)
+    (elsewhere / "recipe.yaml").write_text("")
+    (tmp_path / "training").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="training: cannot be removed"):
+        module.demo(tmp_path, 0, SHORT)
+    assert (elsewhere / "recipe.yaml").is_file()

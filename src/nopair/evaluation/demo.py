@@ -1,7 +1,6 @@
 """The demo: train an editor without pairs in front of the user's eyes, and report what came of it."""
 
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from nopair.evaluation.report import write_report
 from nopair.evaluation.results import Cost, Example, Report
 from nopair.evaluation.world import Evaluation, evaluate_editor, table
 from nopair.settings import path_override
+from nopair.training.folder import remove_run
 from nopair.training.loop import run_phases
 from nopair.training.metrics import read
 from nopair.training.phase import Phase
@@ -43,8 +43,7 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     console = Console()
     directory = Path(recipe.output)
     make_folder(output)
-    if directory.exists():
-        shutil.rmtree(directory)
+    remove_run(directory)
     began = time.monotonic()
     training = compose(recipe)
     edits = held_out_cases(seed, PER_CATEGORY)

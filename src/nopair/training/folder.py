@@ -8,12 +8,13 @@
 Of several processes that train together one has the `RunFolder`; the others have `Elsewhere`, which writes nothing.
 """
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final, runtime_checkable
+from typing import Final, Protocol, final, runtime_checkable
 
 from nopair.config import Run
 from nopair.errors import OutputError
@@ -22,6 +23,27 @@ from nopair.training import checkpoint
 from nopair.training.checkpoint import Position
 from nopair.training.metrics import MetricsFile, Record
 from nopair.training.phase import Phase
+
+RECIPE: Final = "recipe.yaml"
+
+
+def remove_run(directory: Path) -> None:
+    """Remove an earlier run, whatever became of it; nothing if there is none.
+
+    Raises:
+        OutputError: it does not look like a run, or cannot be removed.
+    """
+    try:
+        if not directory.exists():
+            return
+        if not ((directory / RECIPE).is_file() and (directory / "checkpoints").is_dir()):
+            raise OutputError(
+                f"{directory}: is no earlier run (no {RECIPE} and checkpoints) and is not replaced; "
+                "move it away or choose another output"
+            )
+        shutil.rmtree(directory)
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be removed ({error.strerror or error}); remove it yourself") from error
 
 
 @runtime_checkable
@@ -72,7 +94,7 @@ class RunFolder:
         try:
             for folder in (directory, directory / "checkpoints", directory / "samples"):
                 folder.mkdir(parents=True, exist_ok=True)
-            (directory / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
+            (directory / RECIPE).write_text(dump(recipe), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"output folder {directory} cannot be written: {error.strerror}") from error
         checkpoint.clean(directory / "checkpoints")
