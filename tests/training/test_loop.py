@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from rich.console import Console
 import nopair
 from nopair.config import parse_recipe
 from nopair.errors import CheckpointError, Interrupted, OutputError, TrainingError
+from nopair.settings import dump
 from nopair.training import checkpoint
 from nopair.training.loop import run_phases
 from nopair.training.metrics import read
@@ -304,7 +306,7 @@ def test_a_process_that_gets_sigterm(toy: ModuleType, tmp_path: Path, whole: Res
 @pytest.mark.parametrize(
     ("call", "left", "last"),
     # The third save writes checkpoint-8: in its state file, and between the rename and the deletion of checkpoint-3.
-    [("fsync:15", ".saving-checkpoint-8", 5), ("rmdir:1", ".retired-checkpoint-3", 8)],
+    [("fsync:16", ".saving-checkpoint-8", 5), ("rmdir:1", ".retired-checkpoint-3", 8)],
 )
 def test_a_process_that_is_killed_while_it_saves(
     toy: ModuleType, tmp_path: Path, whole: Result, start: Any, call: str, left: str, last: int
@@ -429,6 +431,27 @@ def test_an_output_that_is_a_file(toy: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         go(toy, tmp_path / "run")
+
+
+def test_a_recipe_that_no_run_wrote_is_not_replaced(toy: ModuleType, tmp_path: Path) -> None:
+    own = tmp_path / "recipe.yaml"
+    own.write_text("# mine\n" + toy.RECIPE)
+    with pytest.raises(OutputError, match=r"recipe\.yaml: is another recipe.*choose another output"):
+        go(toy, tmp_path)
+    assert own.read_text() == "# mine\n" + toy.RECIPE
+    assert list(tmp_path.iterdir()) == [own]
+    own.write_text(dump(toy.toy_recipe()))
+    go(toy, tmp_path)
+
+
+def test_a_recipe_that_a_run_wrote_is_replaced(toy: ModuleType, tmp_path: Path) -> None:
+    """By a run resumed with more steps, and by a new one where the checkpoints are gone."""
+    go(toy, tmp_path, None, "npedit.steps=3")
+    go(toy, tmp_path, "latest", "npedit.steps=4")
+    assert parse_recipe((tmp_path / "recipe.yaml").read_text()).npedit.steps == 4
+    shutil.rmtree(tmp_path / "checkpoints")
+    go(toy, tmp_path, None, "threads=2")
+    assert parse_recipe((tmp_path / "recipe.yaml").read_text()).threads == 2
 
 
 def test_phases_of_the_same_name(toy: ModuleType, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol, final, runtime_checkable
 
 from nopair.config import Run
+from nopair.data.files import write_atomic
 from nopair.errors import OutputError
 from nopair.settings import dump
 from nopair.training import checkpoint
@@ -90,13 +91,19 @@ class RunFolder:
     @classmethod
     @contextmanager
     def opened(cls, directory: Path, recipe: Run, kept: Sequence[Record]) -> Iterator["RunFolder"]:
-        """Make it ready for a run whose metrics so far are `kept`. Raises OutputError."""
+        """Make it ready for a run whose metrics so far are `kept`. A recipe that no run wrote is not replaced.
+
+        Raises:
+            OutputError: there is such a recipe, or the folder cannot be written.
+        """
+        said = dump(recipe).encode()
         try:
+            _require_no_other(directory, said)
             for folder in (directory, directory / "checkpoints", directory / "samples"):
                 folder.mkdir(parents=True, exist_ok=True)
-            (directory / RECIPE).write_text(dump(recipe), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"output folder {directory} cannot be written: {error.strerror}") from error
+        write_atomic(directory / RECIPE, said)
         checkpoint.clean(directory / "checkpoints")
         begun = time.monotonic() - (kept[-1].seconds if kept else 0.0)
         with MetricsFile(directory / "metrics.jsonl", kept) as metrics:
@@ -129,3 +136,11 @@ class RunFolder:
         checkpoint.save(
             self.directory / "checkpoints", position, phase.state(), self.recipe, self.recipe.checkpoint.keep
         )
+
+
+def _require_no_other(directory: Path, said: bytes) -> None:
+    """Where no run has been, a recipe of another text is the user's own. (Studies remove checkpoints, not metrics.)"""
+    path = directory / RECIPE
+    been = any((directory / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    if path.exists() and not been and path.read_bytes() != said:
+        raise OutputError(f"{path}: is another recipe, which this run's would replace; choose another output")
