@@ -1,14 +1,18 @@
 """The demo, cut short: all that it promises to write is there and readable."""
 
 import json
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from nopair.editor import Editor
-from nopair.errors import OutputError
+from nopair.errors import Interrupted, OutputError
 from nopair.evaluation import demo as module
+from nopair.training import loop
+from nopair.training.signals import StopRequest
 
 SHORT = [
     "threads=1",
@@ -61,3 +65,14 @@ def test_a_demo_that_cannot_remove_the_earlier_one_says_so(tmp_path: Path) -> No
     with pytest.raises(OutputError, match="training: cannot be removed"):
         module.demo(tmp_path, 0, SHORT)
     assert (elsewhere / "recipe.yaml").is_file()
+
+
+def test_a_stopped_demo_promises_only_what_it_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "stop_on_signals", lambda: nullcontext(StopRequest(signal.SIGINT)))
+    with pytest.raises(Interrupted):
+        module.demo(tmp_path, 0, SHORT)
+    said = capsys.readouterr().out
+    assert "stopped after warmup step 1; run the same command again to start anew" in said
+    assert "--resume" not in said

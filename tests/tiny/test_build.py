@@ -1,6 +1,8 @@
 """`nopair tiny build`: every part is built for two steps, goes on where it was stopped, and loads in stock
 libraries."""
 
+import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +13,14 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from nopair.backbones.folder import load_model
-from nopair.errors import ConfigError, ModelError
+from nopair.errors import ConfigError, Interrupted, ModelError
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.tiny.build import build
 from nopair.tiny.cards import judge_tables
 from nopair.tiny.judge import CONTINUED, JudgePhase
 from nopair.tiny.quality import JudgeQuality
+from nopair.training import loop
+from nopair.training.signals import StopRequest
 from nopair.weights import PARTS, packaged
 
 FILE = "model.safetensors"
@@ -63,6 +67,21 @@ def test_a_build_goes_on_where_it_was_stopped(workplace: Path) -> None:
     before = metrics.read_text()
     build("vae", workplace / "weights", 2)
     assert metrics.read_text() == before  # complete: nothing is trained again
+
+
+@pytest.mark.parametrize("part", ["vae", "editor"])
+def test_a_stopped_build_says_how_to_go_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    (workplace / "weights").mkdir()
+    for name in ("base", "judge"):
+        (workplace / "weights" / name).symlink_to(packaged() / name)
+    monkeypatch.setattr(loop, "stop_on_signals", lambda: nullcontext(StopRequest(signal.SIGINT)))
+    with pytest.raises(Interrupted):
+        build(part, workplace / "weights", 2)
+    said = capsys.readouterr().out
+    assert "step 1; everything is saved, the same command goes on from here" in said
+    assert "--resume" not in said
 
 
 def test_a_part_without_what_it_needs_says_so(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,17 @@ def test_a_phase_without_steps_is_left_out(toy: ModuleType, tmp_path: Path) -> N
     assert npedit.seen == list(range(7))
 
 
+def test_a_stopped_run_says_how_its_own_command_goes_on(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = toy.toy_recipe()
+    phases = toy.toy_phases(recipe)
+    _call_in_step(phases[0], 0, lambda total: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run_phases(phases, recipe=recipe, directory=tmp_path, console=Console(), stopped="ask your mother")
+    assert "stopped after warmup step 1; ask your mother\n" in capsys.readouterr().out
+
+
 def test_a_signal_while_the_last_step_is_saved_is_not_lost(
     toy: ModuleType, tmp_path: Path, whole: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:

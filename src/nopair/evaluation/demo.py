@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,8 @@ PER_CATEGORY: Final = 24
 """Held-out scenes for each category, scored after warm-up and after training."""
 SHOWN: Final = 2
 """Scenes of each category in the picture."""
+ANEW: Final = "run the same command again to start anew"
+"""What a stopped demo says: the figures of its first half are gone, so it cannot go on."""
 
 
 def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
@@ -49,12 +52,13 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     edits = held_out_cases(seed, PER_CATEGORY)
 
     console.print("warming up: the student learns to copy the reference")
-    run_phases((training.warmup,), recipe=recipe, directory=directory, resume=None, console=console)
+    run = partial(run_phases, recipe=recipe, directory=directory, console=console, stopped=ANEW)
+    run((training.warmup,), resume=None)
     before = evaluate_editor(training.warm_editor(), training.judge, edits, seed)
     console.print(table(f"after warm-up, {len(edits)} held-out edits", before.verdict))
 
     console.print("training without pairs: judge and teacher, no edited image")
-    run_phases(training.phases, recipe=recipe, directory=directory, resume="latest", console=console)
+    run(training.phases, resume="latest")
     editor = training.editor()
     editor.save(output / EDITOR)
     after = evaluate_editor(editor, training.judge, edits, seed)

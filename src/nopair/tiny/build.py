@@ -30,7 +30,7 @@ from nopair.tiny.judge import CONTINUED, WIDTH, WIDTHS, JudgePhase, JudgeSetting
 from nopair.tiny.vae import DecoderPhase, VaePhase, VaeSettings
 from nopair.tiny.words import IMAGE, VIDEO, train_tokenizer
 from nopair.training import checkpoint
-from nopair.training.loop import run_phases
+from nopair.training.loop import AGAIN, run_phases
 from nopair.training.phase import Phase
 from nopair.training.run import EDITOR, train
 from nopair.weights import packaged, resolve
@@ -141,7 +141,7 @@ def _build_editor(output: Path, steps: int | None, console: Console) -> None:
     shorter = [] if steps is None else [f"warmup.steps={steps}", f"npedit.steps={steps}"]
     places = {"base.path": output / "base", "judge.path": output / "judge", "output": RUNS / "editor"}
     recipe = load_recipe("tiny", [*(path_override(key, place) for key, place in places.items()), *shorter])
-    train(recipe, resume=_started(RUNS / "editor"), device="auto")
+    train(recipe, resume=_started(RUNS / "editor"), device="auto", stopped=AGAIN)
     editor = Editor.load(RUNS / "editor" / EDITOR, dtype=torch.float16)
     editor.save(output / "editor")
     write_card(output / "editor", editor_card(output / "editor", output / "judge", recipe))
@@ -177,7 +177,7 @@ def _run(
     )
     directory = Path(run.output)
     resume = "latest" if _started(directory) else None
-    run_phases(phases, recipe=run, directory=directory, resume=resume, console=console)
+    run_phases(phases, recipe=run, directory=directory, resume=resume, console=console, stopped=AGAIN)
 
 
 def _started(directory: Path) -> bool:

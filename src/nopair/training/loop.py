@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from rich.console import Console
@@ -18,6 +19,10 @@ from nopair.training.parallel import ALONE, Ranks
 from nopair.training.phase import Phase, seed_of
 from nopair.training.signals import StopRequest, stop_on_signals
 
+RESUME: Final = "everything is saved, go on with --resume latest"
+AGAIN: Final = "everything is saved, the same command goes on from here"
+"""What a stopped run says, by how its command goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -28,6 +33,7 @@ class _Run:
     console: Console
     stop: StopRequest
     ranks: Ranks
+    stopped: str
 
     def stopped_by(self) -> int:
         """The signal that asked any rank to stop, or 0. All ranks ask, and get the same answer."""
@@ -42,12 +48,14 @@ def run_phases(
     resume: str | None = None,
     console: Console,
     ranks: Ranks = ALONE,
+    stopped: str = RESUME,
 ) -> None:
     """Run `phases` in order, writing to `directory` (see `folder`).
 
     `resume` is None for a new run, `latest` for the newest checkpoint of `directory`, or the path of a checkpoint. A
     resumed run ends with the same weights and the same metrics, times apart, as one that was never interrupted; with
-    another number of ranks than before, up to the rounding of sums. All ranks must see the same `directory`.
+    another number of ranks than before, up to the rounding of sums. All ranks must see the same `directory`. `stopped`
+    is what a user who stops the run is told of what is saved and of how to go on.
 
     Raises CheckpointError if there is nothing to resume, or if a checkpoint in `directory` is newer than where the run
     would start; TrainingError from a phase, or if another rank is gone; OutputError; Interrupted after a signal to any
@@ -61,7 +69,7 @@ def run_phases(
         start = None if resume is None else _load(phases, recipe, root, resume)
         _require_not_behind(root, 0 if start is None else start.total, resume)
         with _writer(directory, recipe, names, start, ranks) as writer:
-            run = _Run(recipe, writer, console, stop, ranks)
+            run = _Run(recipe, writer, console, stop, ranks, stopped)
             current = -1
             if start is not None:
                 say(console, f"resuming after {start.phase} step {start.step}")
@@ -110,10 +118,7 @@ def _run_phase(run: _Run, phase: Phase, first: int, offset: int) -> None:
                 run.writer.save(phase, Position(phase.name, done, offset + done))
                 ranks.wait()  # nobody goes on, or leaves, before it is on disk
             if stopped_by:
-                say(
-                    run.console,
-                    f"stopped after {phase.name} step {done}; everything is saved, go on with --resume latest",
-                )
+                say(run.console, f"stopped after {phase.name} step {done}; {run.stopped}")
                 raise Interrupted(128 + stopped_by)
 
 

@@ -37,7 +37,7 @@ from nopair.method.flow import levels
 from nopair.training.ahead import Ahead
 from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.grpo import GrpoPhase
-from nopair.training.loop import run_phases
+from nopair.training.loop import RESUME, run_phases
 from nopair.training.parallel import ALONE, Ranks, joined
 from nopair.training.parts import Parts
 from nopair.training.phase import StudentPhase
@@ -289,8 +289,9 @@ def _compile(roles: Roles) -> None:
         transformer.compile_repeated_blocks()
 
 
-def train(recipe: Recipe, *, resume: bool, device: str = "cpu") -> None:
-    """Run a recipe and write the editor to `<output>/editor`; `device` is as `choose_device` takes it.
+def train(recipe: Recipe, *, resume: bool, device: str = "cpu", stopped: str = RESUME) -> None:
+    """Run a recipe and write the editor to `<output>/editor`; `device` is as `choose_device` takes it, `stopped` as
+    `run_phases` does.
 
     Under `torchrun`, this process trains together with the others that it started, and the first one writes.
 
@@ -308,6 +309,7 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu") -> None:
             resume="latest" if resume else None,
             console=console,
             ranks=ranks,
+            stopped=stopped,
         )
         if ranks.writes:
             training.save(directory)

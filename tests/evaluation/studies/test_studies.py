@@ -4,6 +4,8 @@ import dataclasses
 import json
 import multiprocessing
 import operator
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from nopair.evaluation.studies.design import FULL, QUICK, Scale, Study, Variant
 from nopair.evaluation.studies.report import chart, markdown, render_study
 from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job, read_result, run_job
-from nopair.training import checkpoint
+from nopair.training import checkpoint, loop
+from nopair.training.signals import StopRequest
 from nopair.types import Question
 
 SHORT = ("warmup.batch=2", "npedit.batch=2", "npedit.fake_steps=1")
@@ -261,6 +264,19 @@ def test_a_run_that_was_begun_under_another_recipe_is_begun_again(
         with pytest.raises(Interrupted):
             run_job(one, Console(quiet=True))
     assert resumed == [None, "latest", None, "latest"]
+
+
+@pytest.mark.parametrize("warmed", [0, 1])
+def test_a_stopped_run_says_how_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], warmed: int
+) -> None:
+    job = make_job(tmp_path, Variant("plain", (f"warmup.steps={warmed}",)))
+    monkeypatch.setattr(loop, "stop_on_signals", lambda: nullcontext(StopRequest(signal.SIGINT)))
+    with pytest.raises(Interrupted):
+        run_job(job, Console())
+    said = capsys.readouterr().out
+    assert f"stopped after {('npedit', 'warmup')[warmed]} step 1; everything is saved, the same command goes" in said
+    assert "--resume" not in said
 
 
 def test_an_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
 from nopair.settings import path_override
 from nopair.training import checkpoint
-from nopair.training.loop import run_phases
+from nopair.training.loop import AGAIN, run_phases
 from nopair.training.metrics import read
 from nopair.training.run import compose
 from nopair.weights import resolve
@@ -133,7 +133,8 @@ def warm_up(job: Job, console: Console) -> None:
     place = folder.with_name(f"{folder.name}-training")
     recipe = recipe.model_copy(update={"output": str(place)})
     training = compose(recipe, job.device)
-    run_phases((training.warmup,), recipe=recipe, directory=place, resume=_resume(place), console=console)
+    resume = _resume(place)
+    run_phases((training.warmup,), recipe=recipe, directory=place, resume=resume, console=console, stopped=AGAIN)
     training.warm_editor().save(folder)
     shutil.rmtree(place)
 
@@ -168,7 +169,8 @@ def run_job(job: Job, console: Console) -> None:
         "marks": [],
     }
     try:
-        run_phases(training.phases, recipe=recipe, directory=place, resume=_resume(place), console=console)
+        resume = _resume(place)
+        run_phases(training.phases, recipe=recipe, directory=place, resume=resume, console=console, stopped=AGAIN)
     except TrainingError as error:
         result["failed"] = str(error)
     else:
