@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nopair.data.files import check_output, file_name, folder_atomic, is_folder, make_folder, write_atomic
+from nopair.data.files import check_folder, check_output, file_name, folder_atomic, is_folder, make_folder, write_atomic
 from nopair.errors import NopairError, OutputError
 
 
@@ -101,8 +101,23 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     ):
         with pytest.raises(OutputError, match=said), folder_atomic(path, "marker") as part:
             (part / "marker").write_text("")
+        with pytest.raises(OutputError, match=said):
+            check_folder(path, "marker")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_folders_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with folder_atomic(tmp_path / "ours", "marker") as part:
+        (part / "marker").write_text("")
+    for path in (tmp_path / "ours", tmp_path / "new", tmp_path / "new" / "deep"):
+        check_folder(path, "marker")
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_folder(tmp_path / "a\0b", "marker")
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # root may write anywhere
+    with pytest.raises(OutputError, match="is no writable folder"):
+        check_folder(tmp_path / "new" / "deep", "marker")
 
 
 def test_all_are_errors_of_the_user() -> None:

@@ -76,3 +76,24 @@ def test_a_stopped_demo_promises_only_what_it_keeps(
     said = capsys.readouterr().out
     assert "stopped after warmup step 1; run the same command again to start anew" in said
     assert "--resume" not in said
+
+
+def test_a_place_that_is_no_editors_is_told_before_the_demo_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "editor").mkdir()
+    (tmp_path / "editor" / "mine.txt").write_text("")
+    monkeypatch.setattr(module, "compose", pytest.fail)
+    with pytest.raises(OutputError, match="editor: holds other files"):
+        module.demo(tmp_path, 0, SHORT)
+
+
+def test_an_editor_that_cannot_be_written_costs_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(editor: Editor, folder: Path) -> None:
+        raise OutputError(f"{folder}: no space")
+
+    monkeypatch.setattr(module, "PER_CATEGORY", 1)
+    monkeypatch.setattr(Editor, "save", full)
+    with pytest.raises(OutputError, match="no space"):
+        module.demo(tmp_path, 0, SHORT)
+    assert {path.name for path in tmp_path.iterdir()} == {"training", "grid.png", "report.html", "results.json"}

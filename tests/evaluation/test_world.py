@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nopair.editor import Editor
-from nopair.errors import ConfigError
+from nopair.errors import ConfigError, OutputError
 from nopair.evaluation.world import ask, evaluate, evaluate_editor, evaluate_outputs
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.scripted import ScriptedJudge
@@ -53,6 +53,12 @@ def test_evaluate_prints_a_table_and_writes_numbers(tmp_path: Path, capsys: pyte
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["scenes"] == 9
     assert 0 <= written["success"] <= 1
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot create this folder"):
+        evaluate("no/such/editor", 1, 0, tmp_path / "file")
 
 
 def test_another_judge_changes_its_own_columns_alone(tmp_path: Path) -> None:

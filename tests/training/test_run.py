@@ -15,7 +15,7 @@ from nopair.backbones.base import Backbone
 from nopair.config import load_recipe
 from nopair.data.importers import import_dataset
 from nopair.editor import Editor
-from nopair.errors import ConfigError, ModelError
+from nopair.errors import ConfigError, ModelError, OutputError
 from nopair.training.parallel import ALONE
 from nopair.training.run import ADAPTER, EDITOR, _sources, compose, train
 from nopair.weights import packaged, resolve
@@ -175,6 +175,14 @@ def test_bad_recipes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
         load_recipe("demo", ["npedit.learning_rate=1"])
     with pytest.raises(ModelError, match="nowhere"):
         compose(load_recipe("demo", [f"base.path={tmp_path / 'nowhere'}"]))
+
+
+@pytest.mark.parametrize("name", [EDITOR, ADAPTER])
+def test_a_place_that_cannot_take_the_result_is_told_before_training(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}: is a file"):
+        run(tmp_path, "base.roles=lora", "base.path=no/such/model")
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_the_shipped_models_resolve() -> None:

@@ -33,8 +33,7 @@ def save_adapter(weights: Mapping[str, Tensor], scale: float, folder: Path) -> N
     ranks = {module: len(weights[module + DOWN]) for module in modules}
     alphas = {module: scale * rank for module, rank in ranks.items()}
     first = modules[0]
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file, not a folder; choose another place for the adapter")
+    check_adapter(folder)
     try:
         # All families agree on the file, so any family's writer will do.
         ZImageLoraLoaderMixin.save_lora_weights(
@@ -51,6 +50,12 @@ def save_adapter(weights: Mapping[str, Tensor], scale: float, folder: Path) -> N
         )
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{folder}: cannot write the adapter ({error}); check space and rights") from None
+
+
+def check_adapter(folder: Path) -> None:
+    """Find out before training that the adapter's folder is a file. Raises OutputError."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file, not a folder; choose another place for the adapter")
 
 
 def _modules(weights: Mapping[str, Tensor]) -> list[str]:

@@ -156,6 +156,25 @@ def file_atomic(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path, marker: str) -> None:
+    """Find out now, and not after the work is done, that `folder_atomic` will not write `folder`.
+
+    Raises:
+        OutputError: it holds something else or is a file, or its place is not writable.
+    """
+    try:
+        folder = folder.resolve()
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: is a file; choose a new or an empty folder")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+            raise OutputError(f"{folder}: holds other files (no {marker}); choose a new or an empty folder")
+        place = next(parent for parent in folder.parents if parent.exists())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder}: cannot be written ({_reason(error)}); choose another place") from error
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise OutputError(f"{folder}: cannot be written ({place} is no writable folder); choose another place")
+
+
 @contextmanager
 def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
     """Yield an empty folder to fill; on leaving without an error it becomes `folder`, in place of what was there.
@@ -165,12 +184,9 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
     Raises:
         OutputError: `folder` holds something else, or cannot be written.
     """
+    check_folder(folder, marker)
     folder = folder.resolve()
     try:
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder}: is a file; choose a new or an empty folder")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
-            raise OutputError(f"{folder}: holds other files (no {marker}); choose a new or an empty folder")
         part, old = _beside(folder), _beside(folder)
         part.mkdir(parents=True)
     except (OSError, ValueError) as error:

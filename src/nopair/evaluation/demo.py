@@ -12,7 +12,8 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from nopair.config import Recipe, load_recipe
-from nopair.data.files import make_folder
+from nopair.data.files import check_folder, make_folder
+from nopair.editor import SETTINGS_FILE
 from nopair.evaluation.report import write_report
 from nopair.evaluation.results import Cost, Example, Report
 from nopair.evaluation.world import Evaluation, evaluate_editor, table
@@ -46,6 +47,7 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     console = Console()
     directory = Path(recipe.output)
     make_folder(output)
+    check_folder(output / EDITOR, SETTINGS_FILE)
     remove_run(directory)
     began = time.monotonic()
     training = compose(recipe)
@@ -60,13 +62,13 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     console.print("training without pairs: judge and teacher, no edited image")
     run(training.phases, resume="latest")
     editor = training.editor()
-    editor.save(output / EDITOR)
     after = evaluate_editor(editor, training.judge, edits, seed)
     seconds = time.monotonic() - began
     console.print(table(f"after training, {len(edits)} held-out edits", after.verdict))
 
     cost = Cost(seconds, _flops(training.phases), peak_memory_bytes())
     write_report(output, _report(recipe, training, before, after, edits, cost))
+    editor.save(output / EDITOR)  # last: it is large, and a full disk is to cost nothing else
     console.print(f"{seconds:.0f} s, {cost.flops:.3g} FLOPs, {cost.peak_memory_bytes / 2**30:.2f} GiB at most")
     console.print(f"report: {output / 'report.html'}   editor: {output / EDITOR}")
 

@@ -166,15 +166,16 @@ def evaluate(
     Raises:
         ConfigError: an unknown category.
         ModelError, JudgeError: editor or judge cannot be used.
+        OutputError: the file cannot be written.
     """
     kinds = chosen(categories)
+    make_folder(output)
     place = choose_device(device)
     editor = Editor.load(model, place)
     asked = load_judge(resolve(judge)).to(place)
     edits = held_out_cases(seed, per_category, kinds)
     evaluation = evaluate_editor(editor, asked, edits, seed)
     Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))
-    make_folder(output)
     named = {"model": model, "judge": judge, "scenes": len(edits), "seed": seed}
     text = json.dumps(named | verdict_json(evaluation.verdict), indent=2)
     write_atomic(output / "evaluation.json", text.encode() + b"\n")

@@ -12,7 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from rich.console import Console
 from torch import Tensor, nn
 
-from nopair.backbones.adapters import save_adapter
+from nopair.backbones.adapters import check_adapter, save_adapter
 from nopair.backbones.base import Backbone, StoredBackbone
 from nopair.backbones.folder import load_model
 from nopair.backbones.load import load_backbone, require_same_dialect
@@ -20,12 +20,13 @@ from nopair.backbones.roles import FullRoles, LoraRoles, Roles
 from nopair.config import JudgeConfig, Recipe
 from nopair.config_data import PhotoDataConfig, WorldDataConfig
 from nopair.data.broken import BROKEN, prepare
+from nopair.data.files import check_folder
 from nopair.data.loader import Limited, OnDevice, Source
 from nopair.data.order import Sizes
 from nopair.data.photos import PhotoSource
 from nopair.data.tables import open_table
 from nopair.device import enough_memory
-from nopair.editor import Editor, Settings, is_editor, read_settings
+from nopair.editor import SETTINGS_FILE, Editor, Settings, is_editor, read_settings
 from nopair.errors import ModelError
 from nopair.judges.base import Judge
 from nopair.judges.ensemble import JudgeEnsemble
@@ -299,6 +300,7 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu", stopped: str = R
         NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
     """
     directory = Path(recipe.output)
+    _check_results(recipe, directory)
     with joined(device) as (ranks, place), enough_memory(LESS):
         console = Console(quiet=not ranks.writes)
         training = compose(recipe, place, ranks)
@@ -315,3 +317,10 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu", stopped: str = R
             training.save(directory)
             console.print(f"the editor is in {directory / EDITOR}")
         ranks.wait()
+
+
+def _check_results(recipe: Recipe, directory: Path) -> None:
+    """Find out before training what `Training.save` could not write after it. Raises OutputError."""
+    check_folder(directory / EDITOR, SETTINGS_FILE)
+    if recipe.base.roles == "lora":
+        check_adapter(directory / ADAPTER)
