@@ -410,3 +410,20 @@ def test_saving_onto_a_file_is_refused(shared_backbone: ZImageBackbone, tmp_path
 def test_a_backbone_cannot_be_changed(shared_backbone: ZImageBackbone) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         shared_backbone.shift = 1.0  # pyright: ignore
+
+
+@pytest.mark.parametrize("limit", [0, 2000, 1_000_000], ids=["no byte", "no tensor", "not all tensors"])
+def test_a_full_disk_while_a_model_is_written_is_told(
+    shared_backbone: ZImageBackbone, tmp_path: Path, limit: int
+) -> None:
+    """The kernel refuses the write."""
+    resource, signal = pytest.importorskip("resource"), pytest.importorskip("signal")
+    former, former_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write the model \(.*File too large.*\); check space") as caught:
+            shared_backbone.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, former_handler)
+    assert "\n" not in str(caught.value)

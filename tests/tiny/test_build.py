@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ZImagePipeline
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from nopair.backbones.folder import load_model
-from nopair.errors import ConfigError, Interrupted, ModelError
+from nopair.errors import ConfigError, Interrupted, ModelError, OutputError
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.tiny.build import build
 from nopair.tiny.cards import judge_tables
@@ -88,6 +89,20 @@ def test_a_part_without_what_it_needs_says_so(workplace: Path, monkeypatch: pyte
     monkeypatch.setattr("nopair.tiny.build.packaged", lambda: workplace / "nowhere")
     with pytest.raises(ModelError, match="nopair tiny build vae"):
         build("judge", workplace / "weights", 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [("vae", AutoencoderKL), ("judge-32", LlavaOnevisionForConditionalGeneration)]
+)
+def test_a_full_disk_while_a_part_is_written_is_told(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, part: str, kind: type
+) -> None:
+    def full(self: object, folder: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(kind, "save_pretrained", full)
+    with pytest.raises(OutputError, match=f"{part}: cannot write the model .*No space left on device"):
+        build(part, workplace / "weights", 1)
 
 
 def test_the_shipped_weights_are_half_precision_and_small() -> None:

@@ -5,6 +5,8 @@ Only local files and only safetensors are read.
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,14 +162,24 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file, not a folder; choose another place for the model")
-    try:
+    with saving(folder):
         pipeline.save_pretrained(folder, safe_serialization=True)
         for part in ("vae", "transformer"):
             _forget_origin(folder / part / "config.json")
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot write the model ({error.strerror or error}); check space and rights"
-        ) from None
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Inside, a model is written into `folder` by the libraries' own `save_pretrained`.
+
+    Raises:
+        OutputError: it cannot be.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the second is how a full disk shows while tensors are written
+        reason = (error.strerror if isinstance(error, OSError) else None) or _line(error)
+        raise OutputError(f"{folder}: cannot write the model ({reason}); check space and rights") from None
 
 
 def _forget_origin(path: Path) -> None:

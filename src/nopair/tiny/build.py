@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from nopair.backbones.folder import load_model
+from nopair.backbones.folder import load_model, saving
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import CheckpointConfig, LoggingConfig, Run, load_recipe
 from nopair.data.files import folder_atomic
@@ -76,7 +76,7 @@ def _build_vae(output: Path, steps: int | None, console: Console) -> None:
     settings = VaeSettings() if steps is None else VaeSettings(steps=steps, decoder_steps=steps)
     phase = VaePhase(settings)
     _run((phase, DecoderPhase(phase.vae, settings)), settings, console)
-    with folder_atomic(_VAE, marker="config.json") as part:
+    with folder_atomic(_VAE, marker="config.json") as part, saving(_VAE):
         phase.vae.eval().half().save_pretrained(part)
 
 
@@ -125,7 +125,7 @@ def _continue_judge(output: Path, steps: int | None, console: Console, start: st
 
 def _save_judge(phase: JudgePhase, name: str, output: Path, made: str) -> None:
     base = output / "base" if (output / "base").is_dir() else packaged() / "base"
-    with folder_atomic(output / name, marker="config.json") as part:
+    with folder_atomic(output / name, marker="config.json") as part, saving(output / name):
         phase.finish().half().save_pretrained(part)
         phase.judge.tokenizer.save_pretrained(part)
         new_processor().save_pretrained(part)
