@@ -1,7 +1,9 @@
 """A recipe is complete, strict and frozen, survives a round trip, and every mistake in one is one clear line."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nopair.config import Recipe, load_recipe, parse_recipe, recipe_names
+from nopair.config import JudgeConfig, Recipe, load_recipe, parse_recipe, recipe_names
+from nopair.config_data import PhotoDataConfig
 from nopair.errors import ConfigError
 from nopair.settings import Section, dump, path_override
 from nopair.world.edits import ALL_CATEGORIES
@@ -277,7 +280,6 @@ def test_overrides_of_lists_names_and_nothing() -> None:
         ("fake_steps=2", "npedit.fake_steps"),
         ("base.lora.rnak=2", "base.lora.rank"),
         ("npedit.lr.x=1", "npedit.lr"),
-        ("npedit.betas.0=0.5", "npedit.betas"),
         ("threds=2", "threads"),
         ("lr=1e-4", "sft.lr"),
         ("a.b.keep=1", "checkpoint.keep"),
@@ -344,6 +346,36 @@ def test_a_wrong_value_says_key_value_and_what_was_expected(override: str, parts
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["ensemble.path=tiny:judge-2"], "ensemble is a list; give all of it, as ensemble=[...]"),
+        (["ensemble.0.path=tiny:judge-2"], "ensemble is a list; give all of it, as ensemble=[...]"),
+        (["npedit.betas.0=0.5"], "npedit.betas is a list; give all of it, as npedit.betas=[...]"),
+        (["judge=tiny:judge", "judge.bits=4"], "judge is 'tiny:judge' and has no keys of its own"),
+        (["bystander=tiny:judge-2", "bystander.dtype=bfloat16"], "bystander is 'tiny:judge-2' and has no keys"),
+        (["npedit.guidance=3", "npedit.guidance.add=4"], "npedit.guidance is 3 and has no keys of its own"),
+        (["base.lora=[]", "base.lora.ranks.x=4"], "base.lora is [] and has no keys of its own"),
+        (["data={path: x}", "data.cache=y"], "data is {'path': 'x', 'cache': 'y'}, expected a section with source"),
+        (["base={roles: lora}", "base.lora.rank=8"], "base.path is missing"),
+    ],
+)
+def test_an_override_within_what_has_no_such_keys(overrides: list[str], message: str) -> None:
+    assert message in complaint(*overrides)
+
+
+def test_an_override_within_a_section_that_another_replaced() -> None:
+    lora = parse_recipe(MINIMAL, ["base={path: x, roles: lora}", "base.lora.rank=8"]).base
+    assert (lora.path, lora.lora.rank, lora.lora.alpha) == ("x", 8, 16.0)
+    data = parse_recipe(MINIMAL, ["data={path: x}", "data.source=photos", "data.height=64"]).data
+    assert data == PhotoDataConfig(source="photos", path="x", height=64)
+    assert parse_recipe(MINIMAL, ["bystander=null", "bystander.path=x"]).bystander == JudgeConfig(path="x")
+
+
+def test_an_unknown_key_in_a_list_names_the_nearest() -> None:
+    assert complaint("ensemble=[{pth: x}]").startswith("recipe: unknown key ensemble.0.pth; did you mean ensemble.N.p")
+
+
 @pytest.mark.parametrize("override", ["npedit.lr", "", "=3", "npedit.lr = [", "name=!!binary x", "seed=" + "9" * 5000])
 def test_a_malformed_override(override: str) -> None:
     assert complaint(override).startswith("override ")
@@ -382,6 +414,27 @@ def test_any_text_is_a_recipe_or_a_config_error(text: str) -> None:
 def test_any_override_is_a_recipe_or_a_config_error(key: str, value: str) -> None:
     try:
         recipe = parse_recipe(MINIMAL, [f"{key}={value}"])
+    except ConfigError:
+        return
+    assert parse_recipe(dump(recipe)) == recipe
+
+
+def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from keys(inner, f"{prefix}{name}.")
+
+
+values = st.sampled_from(["1", "x", "null", "[]", "{}", "{path: x}", "[{path: x}]", "{roles: lora}", "photos", "true"])
+
+
+@given(st.sampled_from([key for key in keys(Recipe) if "." in key]), st.tuples(values, values, values))
+def test_any_overrides_within_another_are_a_recipe_or_a_config_error(key: str, given: tuple[str, str, str]) -> None:
+    around = accumulate(key.split("."), "{}.{}".format)
+    try:
+        recipe = parse_recipe(MINIMAL, [f"{one}={value}" for one, value in zip(around, given, strict=False)])
     except ConfigError:
         return
     assert parse_recipe(dump(recipe)) == recipe

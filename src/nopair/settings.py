@@ -13,6 +13,7 @@ import importlib.resources
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
@@ -169,25 +170,37 @@ def _apply(root: type[Section], tree: dict[Any, Any], override: str) -> None:
     value = _parse_yaml(text, f"override {_brief(override)}")
     *sections, last = key.split(".")
     known = dict(_fields(root))
+    _require_no_list(known, sections, override)
     parent = known.get(".".join(sections))
     if key not in known and (parent is None or get_origin(parent.annotation) is not Mapping):
         raise ConfigError(f"override {_brief(override)}: unknown key {key}{_nearest(root, key)}")
-    for section in sections:
-        if tree[section] is None:  # an optional section that the recipe leaves out
+    for number, section in enumerate(sections):
+        if tree.get(section) is None:  # left out by the recipe, or by an override of the section around it
             tree[section] = {}
         tree = tree[section]
-    if parent is not None and parent.discriminator == last and value != tree[last]:
+        if not isinstance(tree, dict):
+            place = ".".join(sections[: number + 1])
+            raise ConfigError(f"override {_brief(override)}: {place} is {_brief(tree)} and has no keys of its own")
+    if parent is not None and parent.discriminator == last and value != tree.get(last, value):
         tree.clear()  # a section of another kind has other keys
     tree[last] = value
 
 
+def _require_no_list(known: Mapping[str, FieldInfo], sections: Sequence[str], override: str) -> None:
+    """A list is replaced by an override, never changed within."""
+    for place in accumulate(sections, "{}.{}".format):
+        if place in known and get_origin(known[place].annotation) is tuple:
+            raise ConfigError(f"override {_brief(override)}: {place} is a list; give all of it, as {place}=[...]")
+
+
 def _fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every field by its dotted key."""
+    """Every field by its dotted key; those of the sections in a list have an N where a number belongs."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}", field
+        within = f"{prefix}{name}.N." if get_origin(field.annotation) is tuple else f"{prefix}{name}."
         for inner in (field.annotation, *get_args(field.annotation)):  # one section, or those of a union
             if isinstance(inner, type) and issubclass(inner, Section):
-                yield from _fields(inner, f"{prefix}{name}.")
+                yield from _fields(inner, within)
 
 
 def _nearest(root: type[Section], key: str) -> str:
