@@ -75,8 +75,8 @@ def toy_editor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     settings = Settings(steps=2, shift=3.0, height=16, width=16, questions="v1")
 
-    def load(cls: type[Editor], model: str, device: torch.device) -> Editor:
-        asked.append(model)
+    def load(cls: type[Editor], model: str, device: torch.device, dtype: torch.dtype | None) -> Editor:
+        asked.append(model if dtype is None else f"{model} in {dtype}")
         return Editor(FileToy.build(seed=1), settings)
 
     monkeypatch.setattr(Editor, "load", classmethod(load))
@@ -270,11 +270,11 @@ def test_oracle_and_evaluate(run: Run, stub: Any) -> None:
     calls = stub("nopair.evaluation.world", "evaluate")
     assert run("evaluate", "--model", "m", "--per-category", "2", "--seed", "1", "-o", "out")[0] == 0
     assert run("evaluate")[0] == 0
-    assert run("evaluate", "--judge", "mine")[0] == 0
+    assert run("evaluate", "--judge", "mine", "--dtype", "bf16")[0] == 0
     assert calls == [
-        (("m", 2, 1, Path("out"), "auto"), {}),
-        (("tiny:editor", 32, 0, Path("runs/evaluate"), "auto"), {}),
-        (("tiny:editor", 32, 0, Path("runs/evaluate"), "auto"), {"judge": "mine"}),
+        (("m", 2, 1, Path("out"), "auto", "auto"), {}),
+        (("tiny:editor", 32, 0, Path("runs/evaluate"), "auto", "auto"), {}),
+        (("tiny:editor", 32, 0, Path("runs/evaluate"), "auto", "bf16"), {"judge": "mine"}),
     ]
 
 
@@ -309,7 +309,9 @@ def test_evaluate_on_a_benchmark(run: Run, stub: Any) -> None:
         "dry_run": True,
         "command": f"nopair evaluate {' '.join([*options, *more])}",
     }
-    assert second["editors"] == ("nopair:m,seed=4",)
+    assert second["editors"] == ("nopair:m,seed=4,dtype=auto",)
+    code, _, err = run("evaluate", *options, "--dtype", "bf16")
+    assert (code, "nopair:DIR,dtype=bf16" in err) == (2, True)
     assert "once" in run("evaluate", "--judge", "x", "--judge", "y")[2]
     code, _, err = run("evaluate", "--judge", "local:x")
     assert code == 2
@@ -385,7 +387,9 @@ def test_edit_an_image(run: Run, toy_editor: list[str], photos: Path, tmp_path: 
     assert not torch.equal(load_image(out), first)
     assert run("edit", photos / "a.png", "make it red", "-o", out)[0] == 0
     assert torch.equal(load_image(out), first)
-    assert toy_editor == ["tiny:editor", "mine", "tiny:editor", "tiny:editor"]
+    assert run("edit", photos / "a.png", "make it red", "-o", out, "--dtype", "bf16")[0] == 0
+    assert run("edit", photos / "a.png", "make it red", "-o", out, "--dtype", "int8")[0] == 2
+    assert toy_editor == ["tiny:editor", "mine", "tiny:editor", "tiny:editor", "tiny:editor in torch.bfloat16"]
 
 
 def test_edit_a_folder(run: Run, toy_editor: list[str], photos: Path, tmp_path: Path) -> None:

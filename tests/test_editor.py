@@ -9,13 +9,16 @@ from typing import Any, Self
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from nopair import editor as editor_module
 from nopair.backbones.fake import ToyBackbone
+from nopair.backbones.folder import stored_dtype
+from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.images import fit, load_image, restore, save_image
 from nopair.data.jobs import Job
 from nopair.editor import SETTINGS_FILE, Editor, Settings, run_jobs
-from nopair.errors import ImageError, InstructionError, ModelError, OutputError
+from nopair.errors import ImageError, InstructionError, MemoryShortError, ModelError, OutputError
 from nopair.method.flow import levels
 from nopair.types import Text
 
@@ -194,6 +197,41 @@ def test_a_save_that_fails_leaves_the_old_editor(
         editor.save(tmp_path / "editor")
     assert {path.name: path.read_bytes() for path in (tmp_path / "editor").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["editor"]
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_editor_opens_as_it_is_stored_except_on_a_cpu(tmp_path: Path, stored: torch.dtype) -> None:
+    Editor.load("tiny:editor", dtype=stored).save(tmp_path / "editor")
+    for device, asked, expected in (
+        ("cpu", None, torch.float32),
+        ("meta", None, stored),  # as on a GPU
+        ("cpu", stored, stored),
+        ("meta", torch.float32, torch.float32),
+    ):
+        backbone = Editor.load(tmp_path / "editor", device, asked).backbone
+        assert {value.dtype for value in backbone.transformer.parameters()} == {expected}
+
+
+def test_what_most_weights_are_stored_in(tmp_path: Path) -> None:
+    few, many = torch.zeros(3), torch.zeros(5, 2, dtype=torch.bfloat16)
+    save_file({"few": few, "many": many}, tmp_path / "model-1.safetensors")
+    assert stored_dtype(tmp_path) == torch.bfloat16
+    save_file({"rest": torch.zeros(9), "index": torch.zeros(99, dtype=torch.int64)}, tmp_path / "model-2.safetensors")
+    assert stored_dtype(tmp_path) == torch.float32
+    (tmp_path / "model-2.safetensors").write_bytes(b"cut")
+    with pytest.raises(ModelError, match=r"model-2\.safetensors: cannot be read .*; copy the folder again"):
+        stored_dtype(tmp_path)
+    with pytest.raises(ModelError, match="no safetensors weights in float32, bfloat16 or float16"):
+        stored_dtype(tmp_path / "empty")
+
+
+def test_an_editor_that_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object, device: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    monkeypatch.setattr(ZImageBackbone, "to", fails)
+    with pytest.raises(MemoryShortError, match=r"asked for 2.50 GiB more\); open the editor in half precision"):
+        Editor.load("tiny:editor")
 
 
 # Jobs -----------------------------------------------------------------------------------------------------------------

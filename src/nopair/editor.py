@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from nopair.backbones.base import StoredBackbone
+from nopair.backbones.folder import stored_dtype
 from nopair.backbones.load import load_backbone
 from nopair.data.files import folder_atomic
 from nopair.data.images import Fitted, fit, load_image, restore, save_image
@@ -54,17 +55,19 @@ class Editor:
     settings: Settings
 
     @classmethod
-    def load(
-        cls, model: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> "Editor":
+    def load(cls, model: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> "Editor":
         """Read an editor: a diffusers pipeline folder with a nopair.json, or "tiny:editor".
+
+        `dtype` is that of weights and computation: where it is None, `usual_dtype`.
 
         Raises:
             ModelError: no such folder, not an editor, or a part of it is missing or unreadable.
+            MemoryShortError: it does not fit the device.
         """
         folder = resolve(str(model))
         settings = read_settings(folder)
-        backbone = load_backbone(folder, dtype).to(device)
+        with enough_memory("open the editor in half precision (dtype bf16), or on another device (--device cpu)"):
+            backbone = load_backbone(folder, dtype or usual_dtype(folder, device)).to(device)
         return cls(backbone, settings)
 
     def save(self, folder: Path) -> None:
@@ -150,6 +153,16 @@ def _noises(seeds: Sequence[int], steps: int, shape: tuple[int, int, int]) -> Fl
 def is_editor(folder: Path) -> bool:
     """Whether a model folder is that of an editor."""
     return (folder / SETTINGS_FILE).is_file()
+
+
+def usual_dtype(folder: Path, device: torch.device | str) -> torch.dtype:
+    """What an editor is opened in where nobody says: float32 on a CPU, which is slow in half precision; else as its
+    transformer is stored, so that an editor fits the card that trained it.
+
+    Raises:
+        ModelError: that cannot be found out.
+    """
+    return torch.float32 if torch.device(device).type == "cpu" else stored_dtype(folder / "transformer")
 
 
 def read_settings(folder: Path) -> Settings:

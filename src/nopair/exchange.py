@@ -3,9 +3,8 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
@@ -15,10 +14,10 @@ from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.files import folder_atomic
 from nopair.editor import SETTINGS_FILE, Editor, Settings
 from nopair.errors import ModelError
+from nopair.precision import DTYPES
 from nopair.weights import resolve
 
 Precision = Literal["bf16", "fp16", "fp32"]
-DTYPES: Final[dict[Precision, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def import_editor(checkpoint: Path, base: Path, output: Path, precision: Precision) -> None:

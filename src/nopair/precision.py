@@ -3,13 +3,17 @@
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 
-from nopair.errors import MissingExtraError, ModelError
+from nopair.errors import ConfigError, MissingExtraError, ModelError
 
 Bits = Literal[4, 8]
+DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""Precisions by the names that options have for them."""
+AUTO: Final = "auto"
+"""Name of the precision that depends on the device: see `nopair.editor.Editor.load`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,19 @@ class Precision:
 
     dtype: torch.dtype = torch.float32
     bits: Bits | None = None
+
+
+def dtype_called(name: str) -> torch.dtype | None:
+    """One of `DTYPES`; None is `AUTO`.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name == AUTO:
+        return None
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is unknown; choose {', '.join((AUTO, *DTYPES))}")
+    return DTYPES[name]
 
 
 def require_bitsandbytes(what: str, instead: str) -> None:

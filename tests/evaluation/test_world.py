@@ -90,6 +90,16 @@ def test_chosen_categories_are_scored(tmp_path: Path) -> None:
 def test_a_category_that_does_not_exist_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no category 'paint'; choose of: recolour,.*free-form"):
         evaluate("no such editor", 1, 0, tmp_path, categories=("move", "paint"))
+    with pytest.raises(ConfigError, match="dtype 'int8' is unknown; choose auto, bf16"):
+        evaluate("no such editor", 1, 0, tmp_path, dtype="int8")
+
+
+def test_half_precision_computes_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(Editor, "edit", lambda self, images, _words, _seeds: seen.append(self) or images)
+    for name in ("auto", "bf16"):
+        evaluate("tiny:editor", 1, 0, tmp_path, dtype=name)
+    assert [one.backbone.transformer.dtype for one in seen] == [torch.float32, torch.bfloat16]
 
 
 def test_a_right_new_scene_scores_one_and_the_reference_shows_the_subject_only() -> None:

@@ -16,7 +16,7 @@ import transformers
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -82,6 +82,27 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
     return model.eval()
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The floating-point type in which a model's folder holds the most numbers; its weights are not read.
+
+    Raises:
+        ModelError: the folder holds no readable safetensors weights, or none in float32, bfloat16 or float16.
+    """
+    known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    counts = dict.fromkeys(known, 0)
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for one in (file.get_slice(name) for name in file.keys()):  # noqa: SIM118 (it is no dict)
+                    counts[one.get_dtype()] = counts.get(one.get_dtype(), 0) + math.prod(one.get_shape())
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: cannot be read ({_line(error)}); copy the folder again") from None
+    most = max(known, key=counts.__getitem__)
+    if not counts[most]:
+        raise ModelError(f"{folder}: no safetensors weights in float32, bfloat16 or float16; copy the folder again")
+    return known[most]
 
 
 def drop_weights(model: nn.Module) -> None:

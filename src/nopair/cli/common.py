@@ -22,6 +22,10 @@ app.add_typer(data, name="data")
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], typer.Option(help="Precision of the weights written.")]
+Computed = Annotated[
+    Literal["auto", "bf16", "fp16", "fp32"],
+    typer.Option(help="Precision the editor computes in; auto is as it is stored on a GPU, and fp32 on a CPU."),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 BenchmarkName = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nopair.cli.common import Device, Dtype, Folder, Seed, app, echo, tell
+from nopair.cli.common import Computed, Device, Dtype, Folder, Seed, app, echo, tell
 from nopair.errors import NopairError
 
 
@@ -41,6 +41,7 @@ def edit(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images edited at a time; the results do not depend on it.")] = 8,
     device: Device = "auto",
+    dtype: Computed = "auto",
 ) -> None:
     """Edit an image, or many, as an instruction says.
 
@@ -56,8 +57,9 @@ def edit(
     if jobs:
         from nopair.device import choose_device
         from nopair.editor import Editor, run_jobs
+        from nopair.precision import dtype_called
 
-        editor = Editor.load(model, choose_device(device))
+        editor = Editor.load(model, choose_device(device), dtype_called(dtype))
         editor = editor if steps is None else editor.with_steps(steps)
         asked = len(jobs) + len(failures)
         for job, error in run_jobs(editor, jobs, batch):

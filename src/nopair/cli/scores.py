@@ -9,6 +9,7 @@ import typer
 
 from nopair.cli.common import (
     BenchmarkName,
+    Computed,
     Device,
     EditorNames,
     FeatureNames,
@@ -49,6 +50,7 @@ def evaluate(
     seed: Seed = 0,
     output: Folder = Path("runs/evaluate"),
     device: Device = "auto",
+    dtype: Computed = "auto",
 ) -> None:
     """Score an editor: on held-out scenes of the shapes world, or on a benchmark with --benchmark (docs/evaluation.md).
 
@@ -61,15 +63,17 @@ def evaluate(
         from nopair.evaluation.world import evaluate as run_evaluate
 
         _only_with_benchmark(editor, scorer, rubric, features, language, dry_run)
-        run_evaluate(model, per_category or 32, seed, output, device, **_in_the_world(judge, categories))
+        run_evaluate(model, per_category or 32, seed, output, device, dtype, **_in_the_world(judge, categories))
         return
     if categories is not None:
         raise ConfigError("--categories is for the shapes world; leave it out with --benchmark")
+    if editor and dtype != "auto":
+        raise ConfigError(f"--dtype is that of --model; give each --editor its own, as in nopair:DIR,dtype={dtype}")
     from nopair.evaluation.scoreboard.command import Request, evaluate_benchmark
 
     request = Request(
         benchmark=benchmark,
-        editors=tuple(editor or [f"nopair:{model},seed={seed}"]),
+        editors=tuple(editor or [f"nopair:{model},seed={seed},dtype={dtype}"]),
         judges=tuple(judge or ()),
         features=tuple(features or ()),
         scorer=scorer,

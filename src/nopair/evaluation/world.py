@@ -14,12 +14,13 @@ from torch import Tensor
 
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.files import make_folder, write_atomic
-from nopair.device import choose_device
+from nopair.device import choose_device, enough_memory
 from nopair.editor import Editor
 from nopair.evaluation.results import Marks, Verdict, verdict_json
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
 from nopair.judges.questions import questions_for
+from nopair.precision import AUTO, dtype_called
 from nopair.weights import resolve
 from nopair.world.cases import chosen, held_out_cases
 from nopair.world.edits import CATEGORIES, FREE_FORM, Edit
@@ -156,25 +157,29 @@ def evaluate(
     seed: int,
     output: Path,
     device: str = "cpu",
+    dtype: str = AUTO,
     categories: Sequence[str] = CATEGORIES,
     judge: str = "tiny:judge",
 ) -> None:
-    """Score the editor in `model` and write `<output>/evaluation.json`; `device` is as `choose_device` takes it.
+    """Score the editor in `model` and write `<output>/evaluation.json`; `device` is as `choose_device` takes it,
+    `dtype`, the editor's precision, as `dtype_called` does.
 
     The oracle's scores depend on no judge; `judge`, a model folder, is who is asked beside it.
 
     Raises:
-        ConfigError: an unknown category.
+        ConfigError: an unknown category, device or precision.
         ModelError, JudgeError: editor or judge cannot be used.
         OutputError: the file cannot be written.
+        MemoryShortError: the device is too small.
     """
     kinds = chosen(categories)
     make_folder(output)
     place = choose_device(device)
-    editor = Editor.load(model, place)
-    asked = load_judge(resolve(judge)).to(place)
+    editor = Editor.load(model, place, dtype_called(dtype))
     edits = held_out_cases(seed, per_category, kinds)
-    evaluation = evaluate_editor(editor, asked, edits, seed)
+    with enough_memory("name a smaller judge (--judge), or another device (--device cpu)"):
+        asked = load_judge(resolve(judge)).to(place)
+        evaluation = evaluate_editor(editor, asked, edits, seed)
     Console().print(table(f"{model} on {len(edits)} held-out edits", evaluation.verdict))
     named = {"model": model, "judge": judge, "scenes": len(edits), "seed": seed}
     text = json.dumps(named | verdict_json(evaluation.verdict), indent=2)

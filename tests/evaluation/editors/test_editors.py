@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from nopair.data.images import load_image, save_image
-from nopair.errors import DataError, EndpointError, ModelError
+from nopair.errors import ConfigError, DataError, EndpointError, ModelError
 from nopair.evaluation.benchmarks.base import Item
+from nopair.evaluation.editors import ours
 from nopair.evaluation.editors.load import load_contestant
 
 Items = Callable[..., list[Item]]
@@ -40,6 +41,24 @@ def test_ours_edits_images_of_any_size(make_items: Items, tmp_path: Path) -> Non
     with pytest.raises(ModelError):
         load_contestant(f"nopair:{tmp_path / 'no'}", "cpu")
     dataclasses.replace(editor, opened=pytest.fail).make([], tmp_path / "out", pytest.fail)
+
+
+def test_ours_computes_as_it_is_stored_on_a_gpu(
+    make_items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And results that were begun on a CPU, or in float32, go on: nothing is told of them that was not told before."""
+
+    def opened(text: str) -> tuple[torch.dtype, object]:
+        editor: Any = load_contestant(text, "cpu")
+        return editor.opened().backbone.transformer.dtype, editor.about.get("dtype")
+
+    assert opened("nopair:tiny:editor") == (torch.float32, None)
+    assert opened("nopair:tiny:editor,dtype=bf16") == (torch.bfloat16, "bf16")
+    monkeypatch.setattr(ours, "choose_device", lambda _name: torch.device("meta"))
+    assert opened("nopair:tiny:editor") == opened("nopair:tiny:editor,dtype=auto") == (torch.float16, "fp16")
+    assert opened("nopair:tiny:editor,dtype=fp32") == (torch.float32, None)
+    with pytest.raises(ConfigError, match="dtype 'int8' is unknown; choose auto, bf16, fp16, fp32"):
+        load_contestant("nopair:tiny:editor,dtype=int8", "cpu")
 
 
 def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from pydantic import JsonValue
 from nopair.data.files import make_folder
 from nopair.data.jobs import Job
 from nopair.device import choose_device
-from nopair.editor import Editor, read_settings, run_jobs
+from nopair.editor import Editor, read_settings, run_jobs, usual_dtype
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
 from nopair.evaluation.editors.base import Told, below, seed_of
 from nopair.evaluation.specs import Spec
+from nopair.precision import AUTO, DTYPES, dtype_called
 from nopair.weights import resolve
 
 
@@ -33,25 +34,29 @@ class OurEditor:
 
     @classmethod
     def load(cls, spec: Spec, device: str) -> "OurEditor":
-        """`nopair:MODEL[,steps=N][,seed=N][,batch=N][,name=NAME]`.
+        """`nopair:MODEL[,steps=N][,seed=N][,batch=N][,dtype=bf16][,name=NAME]`; `dtype` is as `dtype_called` takes it.
 
         Raises:
-            ConfigError: an unknown option.
+            ConfigError: an unknown option or precision.
             ModelError: the model cannot be used.
         """
-        spec.only("steps", "seed", "batch", "name", "judge")
-        trained = read_settings(resolve(spec.place)).steps
+        spec.only("steps", "seed", "batch", "dtype", "name", "judge")
+        folder, place = resolve(spec.place), choose_device(device)
+        trained = read_settings(folder).steps
+        dtype = dtype_called(spec.options.get("dtype", AUTO)) or usual_dtype(folder, place)
         steps = spec.number("steps", trained)
         seed = spec.number("seed", 0, least=0)
         own = Path(spec.place).name if steps == trained else f"{Path(spec.place).name}-{steps}-steps"
-        about = {
+        about: dict[str, JsonValue] = {
             "kind": "nopair",
             "model": spec.place,
-            "version": folder_digest(resolve(spec.place)),
+            "version": folder_digest(folder),
             "steps": steps,
             "seed": seed,
         }
-        opened = functools.partial(_open, spec.place, choose_device(device), steps)
+        if dtype != torch.float32:  # in which all editors were opened once, and nothing was said of it
+            about["dtype"] = next(name for name, known in DTYPES.items() if known == dtype)
+        opened = functools.partial(_open, spec.place, place, dtype, steps)
         return cls(spec.options.get("name", own), about, opened, seed, spec.number("batch", 4))
 
     def output(self, item: Item, folder: Path) -> Path:
@@ -75,5 +80,5 @@ class OurEditor:
             told(jobs[job.output][0], None if error is None else str(error))
 
 
-def _open(model: str, device: torch.device, steps: int) -> Editor:
-    return Editor.load(model, device).with_steps(steps)
+def _open(model: str, device: torch.device, dtype: torch.dtype, steps: int) -> Editor:
+    return Editor.load(model, device, dtype).with_steps(steps)

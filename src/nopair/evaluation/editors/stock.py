@@ -24,8 +24,8 @@ from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
 from nopair.evaluation.editors.base import Told, below, seed_of
 from nopair.evaluation.specs import Spec, as_value
+from nopair.precision import DTYPES
 
-DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _OWN: Final = ("steps", "seed", "dtype", "name", "judge", "offload")
 _SET_HERE: Final = frozenset({"self", "prompt", "image", "input_images", "generator", "output_type", "return_dict"})
 OMNIGEN_IMAGE: Final = "<img><|image_1|></img>"

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -29,8 +29,7 @@ from nopair.evaluation.scorers.judge import Asked
 from nopair.judges.folder import family_of
 from nopair.judges.load import FAMILIES, load_judge
 from nopair.judges.writer import Writer
-
-DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+from nopair.precision import DTYPES
 
 
 @final
