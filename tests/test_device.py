@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from diffusers import ZImageTransformer2DModel
+from transformers import LlavaOnevisionForConditionalGeneration
 
+from nopair.backbones.load import load_backbone
 from nopair.device import choose_device, enough_memory
 from nopair.errors import ConfigError, MemoryShortError
+from nopair.judges.load import load_judge
+from nopair.weights import resolve
 
 
 @pytest.fixture
@@ -62,6 +67,20 @@ def test_a_device_without_memory_is_one_line() -> None:
     asked = r"no memory left \(it was asked for 4611686018427387904 bytes more\)"
     with pytest.raises(MemoryShortError, match=asked), enough_memory("take less"):
         torch.empty(2**60, dtype=torch.float32)
+
+
+def test_a_model_that_does_not_fit_is_not_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on a GPU, where quantised weights go while they are read, nor on a CPU."""
+    for error in (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate")):
+
+        def fails(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        for kind in (ZImageTransformer2DModel, LlavaOnevisionForConditionalGeneration):
+            monkeypatch.setattr(kind, "from_pretrained", fails)
+        for opened in (load_backbone, load_judge):
+            with pytest.raises(MemoryShortError, match="no memory left; take less"), enough_memory("take less"):
+                opened(resolve("tiny:base" if opened is load_backbone else "tiny:judge"))
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -39,6 +39,11 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error means that a device has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and _CPU_REFUSES in str(error))
+
+
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
     """Inside, a device that runs out of memory is told in one line that ends in `advice`.
@@ -49,7 +54,7 @@ def enough_memory(advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and _CPU_REFUSES not in str(error):
+        if not lacks_memory(error):
             raise
         asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
         more = f" (it was asked for {asked[1]} more)" if asked else ""

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from nopair.editor import Editor
-from nopair.errors import ConfigError, OutputError
+from nopair.errors import ConfigError, MemoryShortError, OutputError
 from nopair.evaluation.world import ask, evaluate, evaluate_editor, evaluate_outputs
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.scripted import ScriptedJudge
+from nopair.judges.vision_language import VisionLanguageJudge
 from nopair.weights import resolve
 from nopair.world.cases import held_out_cases
 from nopair.world.render import render_batch
@@ -92,6 +93,15 @@ def test_a_category_that_does_not_exist_is_refused_before_anything_is_loaded(tmp
         evaluate("no such editor", 1, 0, tmp_path, categories=("move", "paint"))
     with pytest.raises(ConfigError, match="dtype 'int8' is unknown; choose auto, bf16"):
         evaluate("no such editor", 1, 0, tmp_path, dtype="int8")
+
+
+def test_a_judge_that_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object, device: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    monkeypatch.setattr(VisionLanguageJudge, "to", fails)
+    with pytest.raises(MemoryShortError, match=r"2.50 GiB more\); name a smaller judge"):
+        evaluate("tiny:editor", 1, 0, tmp_path)
 
 
 def test_half_precision_computes_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

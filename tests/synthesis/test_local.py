@@ -7,11 +7,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from rich.console import Console
 
 from nopair.data.shards import read_records
-from nopair.errors import DataError
-from nopair.synthesis.recipe import load_synthesis
+from nopair.errors import DataError, MemoryShortError
+from nopair.synthesis.engines import opened
+from nopair.synthesis.recipe import LocalEngine, load_synthesis
 from nopair.synthesis.run import synthesize
 
 
@@ -30,6 +32,19 @@ def test_a_random_model_verifies_what_a_server_proposed(
     assert records
     assert all(0 <= score.probability <= 1 for record in records for score in record.scores)
     assert {stage.engine for stage in records[0].stages} == {"server", "local"}
+
+
+def test_an_engine_that_does_not_fit_its_device_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    async def enter() -> None:
+        async with opened(LocalEngine(kind="local", path="tiny:judge", device="cpu")):
+            pass
+
+    monkeypatch.setattr(torch.nn.Module, "to", fails)
+    with pytest.raises(MemoryShortError, match=r"2.50 GiB more\); give the engine tiny:judge dtype: bfloat16"):
+        asyncio.run(enter())
 
 
 def test_what_a_random_model_says_of_a_photo_is_set_aside(

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from nopair.device import lacks_memory
 from nopair.errors import ModelError, OutputError
 from nopair.method.flow import levels
 from nopair.precision import Bits, Precision, quantisation
@@ -66,6 +67,8 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
     Raises:
         ModelError: folder, config or weights are missing, unreadable, or do not fit each other; or `bits` without GPU.
         MissingExtraError: `bits` without bitsandbytes.
+
+    What a device without memory raises passes: see `nopair.device.enough_memory`.
     """
     _require(folder, "config.json")
     library: Any = diffusers.BitsAndBytesConfig if issubclass(kind, ModelMixin) else transformers.BitsAndBytesConfig
@@ -76,6 +79,8 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
             **quantised,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        if lacks_memory(error):
+            raise
         raise ModelError(f"{folder}: cannot load the {kind.__name__} ({_line(error)}); copy the folder again") from None
     model, report = loaded
     missing = sorted(report["missing_keys"])

@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
+from nopair.device import enough_memory
 from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Usage
 from nopair.errors import ModelError, RefusedError
@@ -39,8 +40,10 @@ class Writer:
 
         Raises:
             RefusedError: the model cannot take the question, such as an image that is too large for it.
+            MemoryShortError: its device has too little memory for the question.
         """
-        return await asyncio.to_thread(self._answer, ask)
+        with enough_memory(f"show {self._name} smaller images, or take a smaller model"):
+            return await asyncio.to_thread(self._answer, ask)
 
     @torch.no_grad()
     def _answer(self, ask: Ask) -> Reply:

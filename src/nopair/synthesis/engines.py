@@ -23,6 +23,7 @@ async def opened(config: ServerEngine | LocalEngine) -> AsyncIterator[Engine]:
         ConfigError: a server's key is not set, or there is no such device.
         MissingExtraError: a server without the `openai` library.
         ModelError, JudgeError: a local model cannot be used.
+        MemoryShortError: it does not fit its device.
     """
     if isinstance(config, ServerEngine):
         async with Endpoint(config) as endpoint:
@@ -35,13 +36,14 @@ def _local(config: LocalEngine) -> "Opened":
     # torch and transformers are not needed to ask a server
     import torch
 
-    from nopair.device import choose_device
+    from nopair.device import choose_device, enough_memory
     from nopair.judges.load import load_judge
     from nopair.judges.writer import Writer
     from nopair.weights import resolve
 
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
-    judge = load_judge(resolve(config.path), dtype).to(choose_device(config.device))
+    with enough_memory(f"give the engine {config.path} dtype: bfloat16, a smaller model, or another device"):
+        judge = load_judge(resolve(config.path), dtype).to(choose_device(config.device))
     return Opened("local", config.path, 1, Writer(config.path, judge))
 
 

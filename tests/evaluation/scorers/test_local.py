@@ -12,12 +12,13 @@ from transformers import (
     CLIPVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
-from nopair.errors import ConfigError, ModelError
+from nopair.errors import ConfigError, MemoryShortError, ModelError
 from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
 from nopair.evaluation.scorers.judge import ScoringJudge, load_scoring_judge
 from nopair.evaluation.scorers.rubric import ours
@@ -91,6 +92,32 @@ def test_what_can_judge_can_score_without_torchvision(make_task: Callable[..., T
         _, usage = asyncio.run(ask_all(scorer, asked, store, lambda done: None))
     assert usage.requests == 2
     assert usage.output_tokens <= 8
+
+
+def test_a_device_without_memory_is_one_line(
+    folder: Path, make_task: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    task = make_task("a", torch.rand(3, 20, 12))
+
+    def asked(place: object, number: int) -> dict[str, str]:
+        judge = load_scoring_judge(f"local:{place},dtype=fp32,tokens=4", "cpu")
+        scorer = JudgedScorer(ours("viescore"), RULES["viescore"], judge)
+        with Store(tmp_path / f"{number}.jsonl") as store:
+            return asyncio.run(ask_all(scorer, open_questions(scorer, [task], store), store, lambda done: None))[0]
+
+    places = (folder, resolve("tiny:judge"))
+    with monkeypatch.context() as patch:
+        for kind in (LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration):
+            patch.setattr(kind, "generate", fails)
+        for number, place in enumerate(places):
+            assert all("2.50 GiB more); show" in why for why in asked(place, number).values())
+    monkeypatch.setattr(torch.nn.Module, "to", fails)
+    for number, place in enumerate(places):
+        with pytest.raises(MemoryShortError, match=r"2.50 GiB more\); take a smaller judge than"):
+            asked(place, number)
 
 
 def test_what_is_no_local_judge(tmp_path: Path, folder: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from nopair.data.images import save_image
-from nopair.errors import ModelError
+from nopair.errors import MemoryShortError, ModelError
 from nopair.evaluation.scorers.asking import Task
 from nopair.evaluation.scorers.similarity import SimilarityScorer, load_clip, load_dino
 from nopair.evaluation.scorers.store import Store
@@ -120,6 +120,21 @@ def test_measured_once_and_broken_images_are_missing(
     with Store(tmp_path / "marks.jsonl") as again:
         scorer.score(tasks[:1], again, lambda done: None)
     assert (tmp_path / "marks.jsonl").read_text() == written
+
+
+def test_a_device_without_memory_is_one_line(
+    folders: tuple[Path, Path], make_task: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    dino = load_dino(folders[0], CPU)
+    monkeypatch.setattr(ViTModel, "forward", fails)
+    with Store(tmp_path / "marks.jsonl") as store, pytest.raises(MemoryShortError, match="smaller encoders"):
+        SimilarityScorer((dino,)).score([make_task("a", torch.rand(3, 40, 40))], store, lambda done: None)
+    monkeypatch.setattr(ViTModel, "to", fails)
+    with pytest.raises(MemoryShortError, match="smaller encoders"):
+        load_dino(folders[0], CPU)
 
 
 def test_what_is_no_encoder(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from nopair.data.files import is_folder
-from nopair.device import choose_device
+from nopair.device import choose_device, enough_memory
 from nopair.endpoints.messages import Ask, Reply
 from nopair.endpoints.server import Server, Usage
 from nopair.errors import ConfigError, ModelError, RefusedError
@@ -46,6 +46,7 @@ class LocalAsked:
 
         Raises:
             RefusedError: the model's processor cannot take these words and images.
+            MemoryShortError: the device has too little memory for them.
         """
         messages = [{"role": "user", "content": [_content(part) for part in (ask.system, *ask.parts) if part]}]
         try:
@@ -55,7 +56,7 @@ class LocalAsked:
         except (ValueError, TypeError) as error:
             raise RefusedError(f"cannot be shown to this model ({str(error).strip().splitlines()[0]})") from error
         length = inputs["input_ids"].shape[1]
-        with torch.no_grad():
+        with torch.no_grad(), enough_memory("show the judge smaller images, or take a smaller judge"):
             output = self._model.generate(**inputs, do_sample=False, max_new_tokens=ask.max_tokens)[0, length:]
         usage = Usage(requests=1, input_tokens=int(length), output_tokens=len(output))
         self.usage += usage
@@ -84,8 +85,11 @@ class LocalJudge:
 
         Raises:
             ModelError, JudgeError: it cannot be used.
+            MemoryShortError: it does not fit its device.
         """
-        yield self.opened()
+        with enough_memory(f"take a smaller judge than {self.name}, or another device (--device cpu)"):
+            asked = self.opened()
+        yield asked
 
     @classmethod
     def load(cls, folder: Path, name: str | None, dtype: str, device: str, most_tokens: int) -> "LocalJudge":

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 from nopair.data.files import is_folder
 from nopair.data.images import load_image
+from nopair.device import enough_memory
 from nopair.errors import ImageError, ModelError
 from nopair.evaluation.digests import file_digest, folder_digest
 from nopair.evaluation.scorers.asking import Task, record_of
@@ -31,6 +32,8 @@ from nopair.evaluation.scorers.store import Store
 QUESTION: Final = "similarity"
 DINO_FAMILIES: Final = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 CLIP_FAMILIES: Final = ("clip",)
+ADVICE: Final = "take smaller encoders (--features), or another device (--device cpu)"
+"""What to do where they do not fit."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -135,6 +138,7 @@ class SimilarityScorer:
 
         Raises:
             OutputError: the store cannot be written.
+            MemoryShortError: the device is too small.
         """
         failed = {}
         for done, task in enumerate(tasks, start=1):
@@ -143,8 +147,9 @@ class SimilarityScorer:
                 item = task.item
                 try:
                     marks: dict[str, float | None] = {}
-                    for measure in self.measures:
-                        marks |= measure(task.output, item.subject_images or (item.source,), item.caption)
+                    with enough_memory(ADVICE):
+                        for measure in self.measures:
+                            marks |= measure(task.output, item.subject_images or (item.source,), item.caption)
                     store.add(record_of(key, task, QUESTION, self.version, "answered", json.dumps(marks)))
                 except ImageError as error:
                     failed[key] = str(error)
@@ -212,6 +217,7 @@ def load_dino(folder: Path, device: torch.device) -> Dino:
 
     Raises:
         ModelError: it is missing or holds no such encoder.
+        MemoryShortError: it does not fit the device.
     """
     return Dino(_load(folder, DINO_FAMILIES, device))
 
@@ -221,6 +227,7 @@ def load_clip(folder: Path, device: torch.device) -> Clip:
 
     Raises:
         ModelError: it is missing or holds no such encoder.
+        MemoryShortError: it does not fit the device.
     """
     return Clip(_load(folder, CLIP_FAMILIES, device))
 
@@ -247,7 +254,9 @@ def _load(folder: Path, families: tuple[str, ...], device: torch.device) -> Enco
         raise ModelError(f"{folder}: cannot be loaded ({reason}); copy the folder again") from error
     if loading["missing_keys"]:
         raise ModelError(f"{folder}: lacks weights, e.g. {min(loading['missing_keys'])}; copy the folder again")
-    return Encoder(model.requires_grad_(False).eval().to(device), processor, tokenizer, folder_digest(folder))
+    with enough_memory(ADVICE):
+        model = model.requires_grad_(False).eval().to(device)
+    return Encoder(model, processor, tokenizer, folder_digest(folder))
 
 
 def _likeness(features: Float[Tensor, "one d"]) -> float:
