@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from nopair.backbones.load import load_backbone
 from nopair.data.images import save_image
 from nopair.errors import ConfigError, DataError, OutputError
 from nopair.evaluation.audit import command
 from nopair.evaluation.audit.cases import LabelledCase, shapes_cases
-from nopair.evaluation.audit.command import Place, Settings, audit, examine
+from nopair.evaluation.audit.command import Place, Settings, audit, autoencoder_of, examine
 from nopair.judges.load import load_judge
 from nopair.judges.scripted import ScriptedJudge
 
@@ -184,6 +185,22 @@ def test_a_base_that_cannot_take_the_images_says_so(folder: Path, tmp_path: Path
         save_image(torch.rand(3, 50, 67), folder / f"0-{name}.png")
     with pytest.raises(ConfigError, match="67"):
         audit("tiny:judge", folder, "tiny:base", Settings(starts=1, steps=1), tmp_path / "out", as_json=False)
+
+
+@pytest.mark.parametrize("family", ["zimage", "flux2", "qwen_image", "sd3"])
+def test_of_a_base_only_the_autoencoder_goes_to_the_device(tiny_bases: Path, family: str) -> None:
+    whole, left = load_backbone(tiny_bases / family), autoencoder_of(str(tiny_bases / family), CPU)
+    assert not any(weight.numel() for weight in left.transformer.parameters())
+    assert left.latent_shape(32, 64) == whole.latent_shape(32, 64)
+    pixels = torch.rand(1, 3, 32, 64)
+    latents = left.encode_image(pixels)
+    assert torch.equal(latents, whole.encode_image(pixels))
+    assert torch.equal(left.decode_latents(latents), whole.decode_latents(latents))
+    with pytest.raises((AttributeError, StopIteration)):
+        left.encode_text(["a cat"])
+    codecs: Any = left
+    held = [part for part in vars(codecs).values() if isinstance(part, torch.nn.Module) and part is not codecs.vae]
+    assert not any(weight.numel() for part in held for weight in part.parameters())
 
 
 def test_shapes_world_cases_are_measured_with_the_oracle() -> None:

@@ -111,7 +111,7 @@ def audit(
     device = _device(place)
     with enough_memory("lower --batch, or the judge's precision with --dtype and --bits"):
         asked_one = load_judge(resolve(judge), getattr(torch, place.dtype), place.bits).to(device)
-        backbone = None if base is None else load_backbone(resolve(base)).to(device)
+        backbone = None if base is None else autoencoder_of(base, device)
         make_folder(output)
         began = time.monotonic()
         repaint = None if backbone is None else repainting(backbone, device)
@@ -187,6 +187,19 @@ def _device(place: Place) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # what loads quantised weights knows only a current GPU
     return device
+
+
+def autoencoder_of(base: str, device: torch.device) -> Backbone:
+    """A base in float32 whose autoencoder alone lies on the device: what it has to say of texts and noise is gone.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    backbone = load_backbone(resolve(base))
+    backbone.drop_text_encoder()
+    for weight in backbone.transformer.parameters():  # the modules stay, as they tell which sizes the base takes
+        weight.data = torch.empty(0)
+    return backbone.to(device)
 
 
 def repainting(backbone: Backbone, device: torch.device) -> Repaint:
