@@ -15,7 +15,7 @@ from nopair.config import Recipe, load_recipe
 from nopair.judges.questions import questions_for
 from nopair.planning.ledger import Ledger
 from nopair.planning.plan import plan
-from nopair.planning.records import shape_source, size_of
+from nopair.planning.records import shape_source, sizes_of
 from nopair.planning.rehearsal import judge_and_roles
 from nopair.planning.shapes import META, ShapesOnly
 
@@ -112,7 +112,7 @@ def count_parts(recipe: Recipe) -> Parts:
             out.sum().backward()
         return sum(ledger.stages["forward"].flops.values()), sum(ledger.stages["backward"].flops.values())
 
-    height, width = size_of(recipe)
+    height, width = sizes_of(recipe)[0]
     batch = shape_source(recipe, held_out=False).batch(range(1))
     student, fake = roles.student, roles.fake
     latents = torch.empty(1, *student.latent_shape(height, width), device=META)
@@ -146,7 +146,7 @@ def main() -> None:
     recipe = load_recipe("zimage-80gb", changes)
     parts = count_parts(recipe)
     theirs, ours = authors_step(parts, count), our_step(parts, count)
-    print(f"{recipe.base.path}, {recipe.judge.path}, N_aux = {count}, batch 1, {size_of(recipe)} pixels; TFLOP")
+    print(f"{recipe.base.path}, {recipe.judge.path}, N_aux = {count}, batch 1, {sizes_of(recipe)[0]} pixels; TFLOP")
     print("| part | authors | nopair |\n|---|---|---|")
     for name, value in theirs.items():
         print(f"| {name} | {value / 1e12:.1f} | {ours[name] / 1e12:.1f} |")

@@ -32,7 +32,7 @@ from nopair.planning.bases import random_backbone
 from nopair.planning.cards import CARDS, Card
 from nopair.planning.judges import random_judge
 from nopair.planning.plan import GIB, Plan, plan
-from nopair.planning.records import shape_source, size_of
+from nopair.planning.records import shape_source, sizes_of
 from nopair.precision import Bits, require_bitsandbytes
 from nopair.settings import dump
 from nopair.training.parts import Parts
@@ -98,7 +98,7 @@ def drawn_as(dtype: torch.dtype) -> Iterator[None]:
 def put_together(recipe: Recipe, clock: Clock) -> tuple[EditPhase, Sampler]:
     """The phase and the sampler of a recipe around random models. Its ensemble and bystander are left out."""
     device, base = clock.device, recipe.base
-    dtype, size, cached = getattr(torch, base.dtype), size_of(recipe), recipe.data.cache is not None
+    dtype, size, cached = getattr(torch, base.dtype), sizes_of(recipe)[0], recipe.data.cache is not None
     with drawn_as(dtype):
         backbone = random_backbone(architecture(base.path), dtype, base.bits, device, quantise)
     if base.checkpointing:

@@ -206,6 +206,20 @@ def test_fresh_samples_for_the_fake_score_are_counted() -> None:
     assert fresh.flops["student"] == 2 * student.flops["student"]
 
 
+def test_the_largest_bucket_is_planned_and_every_bucket_is_tried() -> None:
+    def stages(*overrides: str) -> dict[str, StagePlan]:
+        photos = ["data={source: photos, path: nowhere, height: 64, width: 64}", "base.roles=lora", *overrides]
+        return {one.name: one for one in plan(load_recipe("demo", [*SHORT, *photos]), switches=False).stages}
+
+    mixed = stages("data.buckets=[[64, 128], [128, 96], [32, 32]]")
+    large, small = stages("data.height=128", "data.width=96"), stages()
+    for name in (WARMUP, STUDENT, FAKE):
+        assert (mixed[name].owners, mixed[name].flops) == (large[name].owners, large[name].flops)
+    assert mixed[SAMPLES].flops == small[SAMPLES].flops
+    with pytest.raises(ConfigError, match="image size 64x100"):
+        stages("data.buckets=[[64, 100]]")
+
+
 def test_processes_share_a_batch() -> None:
     recipe = load_recipe("demo", SHORT)
     alone, shared = plan(recipe, switches=False), plan(recipe, ranks=4, switches=False)

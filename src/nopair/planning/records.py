@@ -1,6 +1,7 @@
 """Records whose images have no values."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -9,6 +10,7 @@ import torch
 
 from nopair.config import Recipe, WorldDataConfig
 from nopair.data.loader import Source
+from nopair.data.order import Sizes
 from nopair.planning.shapes import META
 from nopair.planning.words import words
 from nopair.types import EditBatch
@@ -54,16 +56,16 @@ class ShapesOfPhotos:
         )
 
 
-def size_of(recipe: Recipe) -> tuple[int, int]:
-    """Height and width in pixels of what a recipe trains on."""
+def sizes_of(recipe: Recipe) -> Sizes:
+    """(height, width) in pixels of all that a recipe trains on; the first is the editor's, and that of samples."""
     data = recipe.data
-    return (SIZE, SIZE) if isinstance(data, WorldDataConfig) else (data.height, data.width)
+    return ((SIZE, SIZE),) if isinstance(data, WorldDataConfig) else data.sizes
 
 
 def shape_source(recipe: Recipe, *, held_out: bool) -> Source:
-    """What stands for the records that a recipe trains on, or those it shows."""
+    """What stands for the records that a recipe trains on, all of its largest size, or those it shows."""
     data = recipe.data
     if not isinstance(data, WorldDataConfig):
-        return ShapesOfPhotos(data.height, data.width)
+        return ShapesOfPhotos(*(data.sizes[0] if held_out else max(data.sizes, key=math.prod)))
     chosen: dict[str, Any] = {} if data.categories is None else {"categories": data.categories}
     return ShapesOfWorld(WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen))

@@ -22,7 +22,7 @@ from nopair.planning.bases import shape_backbone, text_encoders
 from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import Ledger, Stage
 from nopair.planning.packed import PackedLinear
-from nopair.planning.records import shape_source, size_of
+from nopair.planning.records import shape_source, sizes_of
 from nopair.planning.shapes import META, Constants, ShapesOnly
 from nopair.planning.views import BYSTANDER, GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedJudge, CountedRoles
 from nopair.training.parts import Parts
@@ -111,7 +111,8 @@ class _Models:
 def _models(recipe: Recipe) -> _Models:
     base = recipe.base
     backbone = shape_backbone(architecture(base.path), getattr(torch, base.dtype), base.bits)
-    backbone.latent_shape(*size_of(recipe))  # a size that the base cannot take is told at once
+    for size in sizes_of(recipe):  # one that the base cannot take is told at once
+        backbone.latent_shape(*size)
     if base.checkpointing:
         backbone.checkpoint()
     judges = [shape_judge(architecture(one.path), one) for one in recipe.judges]
@@ -191,8 +192,7 @@ def _parts(recipe: Recipe, roles: Roles, judges: Mapping[str, Judge], ledger: Le
     judge = asked[0] if len(asked) == 1 else JudgeEnsemble(asked, weights)
     seen = judges.get(BYSTANDER)
     counted = CountedRoles(roles, ledger, cached=recipe.data.cache is not None, fake_stage=FAKE)
-    height, width = size_of(recipe)
-    shift = recipe.sampling.shift or roles.student.shift_for(height, width, recipe.sampling.steps)
+    shift = recipe.sampling.shift or roles.student.shift_for(*sizes_of(recipe)[0], recipe.sampling.steps)
     schedule = levels(recipe.sampling.steps, shift)
     shown = shape_source(recipe, held_out=True).batch(range(recipe.logging.sample_scenes))
     sampler = Sampler(counted.student, shown, schedule, recipe.seed)
