@@ -23,7 +23,7 @@ from nopair.backbones.zimage import PROMPT_BLOCK, ZImageBackbone
 from nopair.device import choose_device
 from nopair.method.flow import interpolate, levels, velocity_target
 from nopair.tiny.grounding import Grounding
-from nopair.tiny.optim import PretrainingOptimizer, cosine
+from nopair.tiny.optim import PretrainingAverage, PretrainingOptimizer, cosine
 from nopair.tiny.phrases import describe, described_edit
 from nopair.tiny.restoration import restoration
 from nopair.tiny.vae import LATENT_CHANNELS
@@ -130,7 +130,7 @@ class BasePhase:
         self.backbone = ZImageBackbone(self.vae, self.text_encoder.model, tokenizer, self.transformer, SHIFT)
         self.grounding = Grounding(self.transformer, tokenizer)
         self.optimizer = PretrainingOptimizer(self.models, settings.lr, settings.other_lr)
-        self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
+        self.average = PretrainingAverage(self.models, settings.ema)
 
     def begin(self) -> None:
         """Nothing to take over: the constructor makes everything."""
@@ -159,7 +159,7 @@ class BasePhase:
             ground_loss = self.grounding.loss(targets, text.lengths, t, text_first=omni)
         total = loss + 0.1 * text_loss + settings.grounding * ground_loss
         norm = self.optimizer.step(total, cosine(index, settings.steps, 100))
-        self._update_ema(index)
+        self.average.update(index)
         task = "restoring" if restoring else "drawing"
         losses = {task: loss.item(), "text_loss": text_loss.item(), f"{task}_ground": ground_loss.item()}
         return losses | {"grad_norm": norm}
@@ -241,19 +241,18 @@ class BasePhase:
         encoded = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")  # pyright: ignore[reportArgumentType]
         return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
 
-    def _update_ema(self, index: int) -> None:
-        decay = min(self.settings.ema, (1 + index) / (10 + index))
-        for name, value in self.models.state_dict().items():
-            self.ema[name].lerp_(value, 1 - decay)
-
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
-        return {"models": self.models.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
+        return {
+            "models": self.models.state_dict(),
+            "ema": self.average.state(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
         self.models.load_state_dict(state["models"])
-        self.ema = state["ema"]
+        self.average.load_state(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def samples(self, index: int) -> Image | None:
@@ -262,7 +261,7 @@ class BasePhase:
 
     def finish(self) -> tuple[ZImageTransformer2DModel, Qwen3ForCausalLM]:
         """The models with their averaged weights."""
-        self.models.load_state_dict(self.ema)
+        self.models.load_state_dict(self.average.state())
         return self.transformer.cpu().eval(), self.text_encoder.cpu().eval()
 
 

@@ -32,7 +32,7 @@ from nopair.device import choose_device
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
 from nopair.tiny.cases import PATCH, Case, draw_edit, draw_kind, is_presence, make_case, view
-from nopair.tiny.optim import PretrainingOptimizer, cosine
+from nopair.tiny.optim import PretrainingAverage, PretrainingOptimizer, cosine
 from nopair.tiny.sights import Sight, labels
 from nopair.tiny.words import IMAGE, VIDEO
 from nopair.world.attempts import KINDS
@@ -164,7 +164,7 @@ class JudgePhase:
         self.judge = LlavaOnevisionJudge(self.model, tokenizer, Preprocess.of(new_processor(), SIZE))
         self.yes_id, self.no_id = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
         self.optimizer = PretrainingOptimizer(self.models, settings.lr, settings.other_lr)
-        self.ema = {name: value.detach().clone() for name, value in self.models.state_dict().items()}
+        self.average = PretrainingAverage(self.models, settings.ema)
 
     def begin(self) -> None:
         """Nothing to take over: the constructor makes everything."""
@@ -187,9 +187,7 @@ class JudgePhase:
 
     def _update(self, loss: Tensor, index: int) -> float:
         norm = self.optimizer.step(loss, cosine(index, self.steps, 100))
-        decay = min(self.settings.ema, (1 + index) / (10 + index))
-        for name, value in self.models.state_dict().items():
-            self.ema[name].lerp_(value, 1 - decay)
+        self.average.update(index)
         return norm
 
     def _answer(self, rng: random.Random, index: int) -> dict[str, float]:
@@ -267,12 +265,16 @@ class JudgePhase:
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
-        return {"models": self.models.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
+        return {
+            "models": self.models.state_dict(),
+            "ema": self.average.state(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
         self.models.load_state_dict(state["models"])
-        self.ema = state["ema"]
+        self.average.load_state(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def samples(self, index: int) -> Image | None:
@@ -281,7 +283,7 @@ class JudgePhase:
 
     def finish(self) -> LlavaOnevisionForConditionalGeneration:
         """The model with its averaged weights."""
-        self.models.load_state_dict(self.ema)
+        self.models.load_state_dict(self.average.state())
         return self.model.cpu().eval()
 
 

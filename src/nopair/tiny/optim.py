@@ -1,7 +1,7 @@
-"""One optimizer for pretraining: Muon for hidden matrices, AdamW for embeddings, gains and the rest."""
+"""What pretraining updates with: Muon for hidden matrices and AdamW for the rest, and averaged weights."""
 
 import math
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,35 @@ class PretrainingOptimizer:
         """Inverse of `state_dict`."""
         self.optimizers[0].load_state_dict(state["muon"])
         self.optimizers[1].load_state_dict(state["adamw"])
+
+
+@final
+class PretrainingAverage:
+    """Exponential moving average of all that a model's state holds, where the model is and in its precision.
+
+    The decay rises to `decay` over the first steps, so that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self._average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, index: int) -> None:
+        """Take in the model as it is after step `index`, counted from 0."""
+        decay = min(self._decay, (1 + index) / (10 + index))
+        for name, value in self._model.state_dict().items():
+            self._average[name].lerp_(value, 1 - decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """The averages by name. They are live: clone what must stay."""
+        return dict(self._average)
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state()`, wherever its tensors are. Raises KeyError if a name is missing."""
+        for name, average in self._average.items():
+            average.copy_(state[name])
 
 
 def cosine(index: int, steps: int, warmup: int) -> float:
