@@ -1,6 +1,7 @@
 """`nopair tiny build`: every part is built for two steps, goes on where it was stopped, and loads in stock
 libraries."""
 
+import shutil
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ZImagePipeline
+from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
@@ -16,10 +18,11 @@ from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 from nopair.backbones.folder import load_model
 from nopair.errors import ConfigError, Interrupted, ModelError, OutputError
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
-from nopair.tiny.build import build
+from nopair.tiny.build import RUNS, _editor_recipe, _Order, _vae, build
 from nopair.tiny.cards import judge_tables
 from nopair.tiny.judge import CONTINUED, JudgePhase
 from nopair.tiny.quality import JudgeQuality
+from nopair.tiny.vae import VaeSettings
 from nopair.training import loop
 from nopair.training.signals import StopRequest
 from nopair.weights import PARTS, packaged
@@ -35,6 +38,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def the_run(output: Path, name: str) -> Path:
+    """The folder of the only run of that part."""
+    (folder,) = (path for path in (output / "runs").iterdir() if path.name[:-9] == name)
+    return folder
+
+
 def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     output = workplace / "weights"
     build("all", output, 2)
@@ -45,6 +54,7 @@ def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
         "judge-2",
         "judge-32",
         "judge-64",
+        "runs",
     ]
     pipeline = ZImagePipeline.from_pretrained(output / "base", dtype=torch.float32)
     image = pipeline(
@@ -53,8 +63,7 @@ def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     assert image.size == (64, 64)
     LlavaOnevisionForConditionalGeneration.from_pretrained(output / "judge")
     AutoTokenizer.from_pretrained(output / "judge")
-    assert (workplace / "runs" / "tiny" / "judge-2" / "recipe.yaml").is_file()
-    assert f"start: {output / 'judge'}" in (workplace / "runs" / "tiny" / "judge-2" / "recipe.yaml").read_text()
+    assert f"start: {output / 'judge'}\n" in (the_run(output, "judge-2") / "recipe.yaml").read_text()
     for name, width in (("judge", 128), ("judge-2", 128), ("judge-64", 64), ("judge-32", 32)):
         judge = LlavaOnevisionJudge.load(output / name)
         assert judge.model.get_input_embeddings().weight.shape[1] == width
@@ -62,12 +71,58 @@ def test_all_parts_build_and_load_in_stock_libraries(workplace: Path) -> None:
     assert all((output / part / "README.md").is_file() for part in PARTS)
 
 
-def test_a_build_goes_on_where_it_was_stopped(workplace: Path) -> None:
+def test_a_build_goes_on_where_it_was_stopped(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build("vae", workplace / "weights", 2)
-    metrics = workplace / "runs" / "tiny" / "vae" / "metrics.jsonl"
+    metrics = the_run(workplace / "weights", "vae") / "metrics.jsonl"
     before = metrics.read_text()
+    assert "complete" not in capsys.readouterr().out
     build("vae", workplace / "weights", 2)
     assert metrics.read_text() == before  # complete: nothing is trained again
+    said = capsys.readouterr().out
+    assert f"the run is in {metrics.parent}, complete; remove the folder to train again" in said
+
+
+def test_a_trial_and_a_build_in_earnest_do_not_meet(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def settings(steps: int | None) -> VaeSettings:
+        return VaeSettings(steps=steps or 2, decoder_steps=steps or 2, batch=1)
+
+    monkeypatch.setattr("nopair.tiny.build._vae_settings", settings)
+    output = workplace / "weights"
+
+    def autoencoder(steps: int | None) -> str:
+        _vae(_Order(output, steps, Console()))
+        return capsys.readouterr().out
+
+    build("vae", output, 1)
+    (trial,) = (output / "runs").iterdir()
+    assert f"{trial}/vae" in autoencoder(1)
+    assert f"{packaged()}/base/vae" in autoencoder(3)
+    assert f"{packaged()}/base/vae" in autoencoder(None)
+    build("vae", output)
+    (full,) = (path for path in (output / "runs").iterdir() if path != trial)
+    assert f"{trial}/vae" in autoencoder(1)
+    assert f"{full}/vae" in autoencoder(3)
+    assert f"{full}/vae" in autoencoder(None)
+
+
+def test_an_editor_of_other_steps_or_other_models_is_another_run(workplace: Path) -> None:
+    output = workplace / "weights"
+    for part in ("base", "judge"):
+        shutil.copytree(packaged() / part, output / part)
+
+    def folder(steps: int | None = None, output: Path = output) -> str:
+        return _editor_recipe(_Order(output, steps, Console())).output
+
+    first = folder()
+    assert folder() == first
+    assert Path(first).parent == output / "runs"
+    assert Path(folder(output=packaged())).parent == RUNS
+    assert len({first, folder(5), folder(6)}) == 3
+    weights = output / "judge" / FILE
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert folder() != first
 
 
 @pytest.mark.parametrize("part", ["vae", "editor"])
@@ -121,17 +176,17 @@ def test_a_judge_is_trained_on_from_its_folder(workplace: Path) -> None:
     before, after = (load_file(folder / "judge" / FILE) for folder in (packaged(), workplace / "weights"))
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before), "two steps are among those that settle"
-    assert not (workplace / "runs" / "tiny" / "judge").exists(), "the run of a new judge is another one"
+    assert the_run(workplace / "weights", "judge-continued")
 
 
 def test_a_smaller_judge_is_built_beside_the_usual_one_and_trained_on(workplace: Path) -> None:
     weights = workplace / "weights"
     build("judge-32", weights, 1)
-    assert {folder.name for folder in weights.iterdir()} == {"judge-32"}
-    assert (workplace / "runs" / "tiny" / "judge-32").is_dir()
+    assert {folder.name for folder in weights.iterdir()} == {"judge-32", "runs"}
+    assert the_run(weights, "judge-32")
     build("judge", weights, 1, str(weights / "judge-32"))
-    assert {folder.name for folder in weights.iterdir()} == {"judge-32"}
-    assert (workplace / "runs" / "tiny" / "judge-32-continued").is_dir()
+    assert {folder.name for folder in weights.iterdir()} == {"judge-32", "runs"}
+    assert the_run(weights, "judge-32-continued")
 
 
 def test_after_settling_the_judge_itself_is_trained() -> None:

@@ -41,7 +41,8 @@ def build(
 ) -> None:
     """Train the tiny models again, from nothing.
 
-    Takes hours; uses a GPU if there is one; goes on where it was stopped.
+    Takes hours; uses a GPU if there is one; the same command goes on where it was stopped. Its runs are in runs/ within
+    --output, or in ./runs/tiny.
     """
     from nopair.tiny.build import build as run_build
     from nopair.weights import packaged
