@@ -21,7 +21,7 @@ from rich.console import Console
 
 import nopair
 from nopair.config import parse_recipe
-from nopair.errors import CheckpointError, Interrupted, OutputError, TrainingError
+from nopair.errors import CheckpointError, ConfigError, Interrupted, OutputError, TrainingError
 from nopair.settings import dump
 from nopair.training import checkpoint
 from nopair.training.loop import run_phases
@@ -190,6 +190,40 @@ def test_a_resumed_run_does_only_what_is_left(toy: ModuleType, tmp_path: Path) -
     run_phases((warmup, npedit), recipe=longer, directory=tmp_path, resume="latest", console=Console(quiet=True))
     assert (warmup.seen, npedit.seen) == ([], [3, 4])
     assert checkpoint.latest(tmp_path / "checkpoints").name == "checkpoint-10"
+
+
+@pytest.mark.parametrize("warmup", [2, 5, 8])
+@pytest.mark.parametrize("npedit", [6, 9])
+def test_a_run_goes_on_in_its_second_phase_with_other_steps(
+    toy: ModuleType, tmp_path: Path, warmup: int, npedit: int
+) -> None:
+    """Whatever its first phase is said to have, the run has done 5 + 6 steps and counts on from there."""
+    go(toy, tmp_path, None, "npedit.steps=6")
+    after = go(toy, tmp_path, "latest", f"warmup.steps={warmup}", f"npedit.steps={npedit}")
+    assert checkpoint.latest(tmp_path / "checkpoints").name == f"checkpoint-{5 + npedit}"
+    assert after.metrics[-1][:2] == ("npedit", npedit)
+
+
+@pytest.mark.parametrize("steps", [3, 4, 5, 9])
+def test_a_phase_that_is_resumed_has_a_step_left_or_was_at_its_end(toy: ModuleType, tmp_path: Path, steps: int) -> None:
+    """It hands over in its last step; that must come, once."""
+
+    def stop(total: int) -> None:
+        if total == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        go(toy, tmp_path, at=stop)
+    if steps > 4:
+        done: list[int] = []
+        go(toy, tmp_path, "latest", f"warmup.steps={steps}", at=done.append)
+        assert done == list(range(5, steps + 8))
+        assert checkpoint.latest(tmp_path / "checkpoints").name == f"checkpoint-{steps + 7}"
+    else:
+        with pytest.raises(
+            ConfigError, match=rf"warmup\.steps={steps} .* after 4 of 5 steps; .*warmup\.steps=5 or more"
+        ):
+            go(toy, tmp_path, "latest", f"warmup.steps={steps}")
 
 
 def test_a_phase_begins_once_and_never_when_it_is_loaded(toy: ModuleType, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from nopair.config import Run
-from nopair.errors import CheckpointError, Interrupted
+from nopair.errors import CheckpointError, ConfigError, Interrupted
 from nopair.training import checkpoint
-from nopair.training.checkpoint import Position
+from nopair.training.checkpoint import Checkpoint, Position
 from nopair.training.folder import Elsewhere, RunFolder, Writer
 from nopair.training.metrics import PhaseProgress, Record, read, say
 from nopair.training.parallel import ALONE, Ranks
@@ -54,12 +54,13 @@ def run_phases(
 
     `resume` is None for a new run, `latest` for the newest checkpoint of `directory`, or the path of a checkpoint. A
     resumed run ends with the same weights and the same metrics, times apart, as one that was never interrupted; with
-    another number of ranks than before, up to the rounding of sums. All ranks must see the same `directory`. `stopped`
-    is what a user who stops the run is told of what is saved and of how to go on.
+    another number of ranks than before, up to the rounding of sums. All ranks must see the same `directory`. Phases may
+    be longer or shorter than they were in the checkpoint; steps of the run count on from its own. `stopped` is what a
+    user who stops the run is told of what is saved and of how to go on.
 
-    Raises CheckpointError if there is nothing to resume, or if a checkpoint in `directory` is newer than where the run
-    would start; TrainingError from a phase, or if another rank is gone; OutputError; Interrupted after a signal to any
-    rank, with everything saved.
+    Raises ConfigError if a phase would end before the checkpoint that is in the middle of it; CheckpointError if there
+    is nothing to resume, or if a checkpoint in `directory` is newer than where the run would start; TrainingError from
+    a phase, or if another rank is gone; OutputError; Interrupted after a signal to any rank, with everything saved.
     """
     names = [phase.name for phase in phases]
     if len(set(names)) != len(names):
@@ -74,13 +75,15 @@ def run_phases(
             if start is not None:
                 say(console, f"resuming after {start.phase} step {start.step}")
                 current = names.index(start.phase)
-            offset = 0
+            total = 0 if start is None else start.total
             for number, phase in enumerate(phases):
+                if number < current:
+                    continue
+                first = start.step if start is not None and number == current else 0
                 if number > current and phase.steps:
                     phase.begin()
-                if number >= current:
-                    _run_phase(run, phase, start.step if start is not None and number == current else 0, offset)
-                offset += phase.steps
+                _run_phase(run, phase, first, total)
+                total += max(0, phase.steps - first)
             if signal := run.stopped_by():  # it came while the very last step was being saved
                 raise Interrupted(128 + signal)
 
@@ -98,8 +101,8 @@ def _writer(
         yield Elsewhere()
 
 
-def _run_phase(run: _Run, phase: Phase, first: int, offset: int) -> None:
-    """Steps `first` to the last of `phase`; `offset` steps of other phases come before."""
+def _run_phase(run: _Run, phase: Phase, first: int, total: int) -> None:
+    """Steps `first` to the last of `phase`; `total` steps of the run are done."""
     if first >= phase.steps:
         return
     logging, ranks = run.recipe.logging, run.ranks
@@ -115,7 +118,7 @@ def _run_phase(run: _Run, phase: Phase, first: int, offset: int) -> None:
                 run.writer.samples(phase, done)
             stopped_by = run.stopped_by()
             if stopped_by or _due(done, run.recipe.checkpoint.every, phase.steps):
-                run.writer.save(phase, Position(phase.name, done, offset + done))
+                run.writer.save(phase, Position(phase.name, done, total + done - first))
                 ranks.wait()  # nobody goes on, or leaves, before it is on disk
             if stopped_by:
                 say(run.console, f"stopped after {phase.name} step {done}; {run.stopped}")
@@ -128,12 +131,12 @@ def _due(done: int, every: int, steps: int) -> bool:
 
 
 def _load(phases: Sequence[Phase], recipe: Run, root: Path, resume: str) -> Position:
-    """Put the phase of the checkpoint back into its state; where the run stands, counted with this run's steps."""
+    """Put the phase of the checkpoint back into its state; where the run stands."""
     saved = checkpoint.load(checkpoint.latest(root) if resume == "latest" else Path(resume))
     checkpoint.require_same_run(saved, recipe)
-    offset = 0
     for phase in phases:
         if phase.name == saved.position.phase:
+            _require_an_end(phase, saved)
             try:
                 phase.load_state(saved.state)
             except (KeyError, ValueError, RuntimeError) as error:
@@ -141,9 +144,19 @@ def _load(phases: Sequence[Phase], recipe: Run, root: Path, resume: str) -> Posi
                 raise CheckpointError(
                     f"checkpoint {saved.path} does not fit the models of this run: {reason}"
                 ) from error
-            return Position(phase.name, saved.position.step, offset + saved.position.step)
-        offset += phase.steps
+            return saved.position
     raise CheckpointError(f"checkpoint {saved.path} is of the phase {saved.position.phase!r}, which this run lacks")
+
+
+def _require_an_end(phase: Phase, saved: Checkpoint) -> None:
+    """A phase hands over what it has learnt in its last step, so one that was not at its end must have a step left."""
+    done = saved.position.step
+    planned = saved.recipe.get(phase.name, {}).get("steps", phase.steps)
+    if phase.steps <= done < planned:
+        raise ConfigError(
+            f"{phase.name}.steps={phase.steps} leaves nothing to do, but checkpoint {saved.path} is in the middle of "
+            f"{phase.name}, after {done} of {planned} steps; resume with {phase.name}.steps={done + 1} or more"
+        )
 
 
 def _require_not_behind(root: Path, total: int, resume: str | None) -> None:
