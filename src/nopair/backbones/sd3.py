@@ -43,6 +43,8 @@ from transformers import (
 )
 
 from nopair.backbones.folder import drop_weights, load_model, load_shift, read_pipeline, save_pipeline
+from nopair.backbones.sd3_reference import REFERENCE_MODULE, accept_reference
+from nopair.backbones.sd3_texts import encode_clip, load_tokenizer, token_ids
 from nopair.errors import ConfigError, ModelError
 from nopair.precision import Bits
 from nopair.types import Text
@@ -50,8 +52,6 @@ from nopair.types import Text
 T5_TOKENS = 256
 """T5's share of an encoded prompt, as the stock pipeline has it; longer prompts are cut."""
 TIME_SCALE = 1000
-REFERENCE_MODULE = "pos_embed.proj"
-"""The one module of the transformer that sees the reference: a target that no adapter of an editor can do without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +109,9 @@ class StableDiffusion3Backbone:
             text_encoder=clip.requires_grad_(False),
             text_encoder_2=clip_2.requires_grad_(False),
             text_encoder_3=t5.requires_grad_(False) if t5 is not None else None,
-            tokenizer=_load_tokenizer(CLIPTokenizer, folder / "tokenizer"),
-            tokenizer_2=_load_tokenizer(CLIPTokenizer, folder / "tokenizer_2"),
-            tokenizer_3=_load_tokenizer(T5Tokenizer, folder / "tokenizer_3") if has_t5 else None,
+            tokenizer=load_tokenizer(CLIPTokenizer, folder / "tokenizer"),
+            tokenizer_2=load_tokenizer(CLIPTokenizer, folder / "tokenizer_2"),
+            tokenizer_3=load_tokenizer(T5Tokenizer, folder / "tokenizer_3") if has_t5 else None,
             transformer=accept_reference(transformer),
             shift=load_shift(folder / "scheduler"),
         )
@@ -210,8 +210,8 @@ class StableDiffusion3Backbone:
         `pooled` are both CLIPs' projections. The padding counts as text: `lengths` are those of `features`.
         """
         tokens = self.tokenizer.model_max_length  # the pipeline cuts for both CLIPs where the first one does
-        first, pooled = _encode_clip(self.text_encoder, self.tokenizer, prompts, tokens)
-        second, pooled_2 = _encode_clip(self.text_encoder_2, self.tokenizer_2, prompts, tokens)
+        first, pooled = encode_clip(self.text_encoder, self.tokenizer, prompts, tokens)
+        second, pooled_2 = encode_clip(self.text_encoder_2, self.tokenizer_2, prompts, tokens)
         clip, t5 = torch.cat([first, second], dim=-1), self._encode_t5(prompts)
         clip = nn.functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         features = torch.cat([clip, t5], dim=1)
@@ -222,7 +222,7 @@ class StableDiffusion3Backbone:
             width = self.transformer.config["joint_attention_dim"]
             clip = self.text_encoder
             return torch.zeros(len(prompts), T5_TOKENS, width, device=clip.device, dtype=clip.dtype)
-        ids = _token_ids(self.tokenizer_3, prompts, T5_TOKENS).to(self.text_encoder_3.device)
+        ids = token_ids(self.tokenizer_3, prompts, T5_TOKENS).to(self.text_encoder_3.device)
         return self.text_encoder_3(ids).last_hidden_state
 
     def encode_image(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
@@ -270,41 +270,6 @@ class StableDiffusion3Backbone:
         return velocity.to(noisy.dtype)
 
 
-def accept_reference(transformer: SD3Transformer2DModel) -> SD3Transformer2DModel:
-    """Give a text-to-image transformer input channels for a reference, in place, and return it.
-
-    Their weights are zero, so that its predictions stay what they are. One that has such channels stays as it is.
-
-    Raises:
-        ValueError: it has neither as many input channels as output channels nor twice as many.
-    """
-    patches, channels = transformer.pos_embed.proj, transformer.out_channels
-    if patches.in_channels == 2 * channels:
-        return transformer
-    if patches.in_channels != channels:
-        raise ValueError(f"{patches.in_channels} input channels, but {channels} or {2 * channels} were expected")
-    old = patches.weight
-    patches.weight = nn.Parameter(torch.cat([old.detach(), torch.zeros_like(old)], dim=1), old.requires_grad)
-    patches.in_channels = 2 * channels
-    transformer.register_to_config(in_channels=2 * channels, out_channels=channels)
-    return transformer
-
-
-def _encode_clip(
-    encoder: CLIPTextModelWithProjection, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], tokens: int
-) -> tuple[Float[Tensor, "b token d"], Float[Tensor, "b pooled"]]:
-    """Embeddings of the layer before the last, and the projection of the whole prompt."""
-    ids = _token_ids(tokenizer, prompts, tokens).to(encoder.device)
-    output = encoder(ids, output_hidden_states=True)
-    return output.hidden_states[-2], output.text_embeds
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], tokens: int) -> Tensor:
-    return tokenizer(
-        list(prompts), padding="max_length", max_length=tokens, truncation=True, return_tensors="pt"
-    )["input_ids"]  # fmt: skip
-
-
 def _check_fit(
     folder: Path,
     vae: AutoencoderKL,
@@ -330,31 +295,3 @@ def _check_fit(
         problem = f"takes text of {width} numbers, text_encoder_3 gives {t5.config.d_model}"
     if problem:
         raise ModelError(f"{folder / 'transformer'}: the transformer {problem}; copy all parts from one model")
-
-
-def _load_tokenizer(kind: type[CLIPTokenizer] | type[T5Tokenizer], folder: Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer; without its files the library would make up an empty vocabulary."""
-    in_pieces = kind is CLIPTokenizer and not (folder / "tokenizer.json").is_file()
-    for name in ("tokenizer_config.json", *(("vocab.json", "merges.txt") if in_pieces else ("tokenizer.json",))):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: no {name}; the model folder is incomplete, copy it again")
-    try:
-        if in_pieces:
-            _check_merges(folder)
-        return kind.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
-        raise ModelError(f"{folder}: cannot load the tokenizer ({line}); copy the folder again") from None
-
-
-def _check_merges(folder: Path) -> None:
-    """Find what the library reports by a bare `Exception`: a file that was cut.
-
-    Raises:
-        ValueError: the vocabulary is no JSON, or lacks what a merge makes.
-    """
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines():
-        first, _, second = line.partition(" ")
-        if line and not line.startswith("#version") and not (second and first + second in vocabulary):
-            raise ValueError(f"merges.txt: {line!r} makes no token of vocab.json")

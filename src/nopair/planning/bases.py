@@ -100,7 +100,8 @@ def _flux2(base: Architecture, dtype: torch.dtype) -> StoredBackbone:
 
 
 def _sd3(base: Architecture, dtype: torch.dtype) -> StoredBackbone:
-    from nopair.backbones.sd3 import StableDiffusion3Backbone, accept_reference
+    from nopair.backbones.sd3 import StableDiffusion3Backbone
+    from nopair.backbones.sd3_reference import accept_reference
 
     clip = transformers.CLIPTextModelWithProjection
     has_t5 = base.config("model_index.json").get("text_encoder_3") != [None, None]

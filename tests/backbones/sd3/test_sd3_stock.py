@@ -10,7 +10,8 @@ from diffusers import StableDiffusion3Pipeline
 
 from nopair.backbones.adapters import save_adapter
 from nopair.backbones.roles import LoraRoles
-from nopair.backbones.sd3 import REFERENCE_MODULE, StableDiffusion3Backbone
+from nopair.backbones.sd3 import StableDiffusion3Backbone
+from nopair.backbones.sd3_reference import REFERENCE_MODULE
 from nopair.editor import Editor, Settings
 
 

@@ -1,0 +1,59 @@
+"""The tokenizers of Stable Diffusion 3, and CLIP's share of a prompt, as the stock pipeline makes them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
+
+from nopair.errors import ModelError
+
+
+def encode_clip(
+    encoder: CLIPTextModelWithProjection, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], tokens: int
+) -> tuple[Float[Tensor, "b token d"], Float[Tensor, "b pooled"]]:
+    """Embeddings of the layer before the last, and the projection of the whole prompt."""
+    ids = token_ids(tokenizer, prompts, tokens).to(encoder.device)
+    output = encoder(ids, output_hidden_states=True)
+    return output.hidden_states[-2], output.text_embeds
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], tokens: int) -> Int[Tensor, "b token"]:
+    """Ids of prompts, each padded or cut to so many."""
+    return tokenizer(
+        list(prompts), padding="max_length", max_length=tokens, truncation=True, return_tensors="pt"
+    )["input_ids"]  # fmt: skip
+
+
+def load_tokenizer(kind: type[CLIPTokenizer] | type[T5Tokenizer], folder: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; without its files the library would make up an empty vocabulary.
+
+    Raises:
+        ModelError: it is missing or unreadable.
+    """
+    in_pieces = kind is CLIPTokenizer and not (folder / "tokenizer.json").is_file()
+    for name in ("tokenizer_config.json", *(("vocab.json", "merges.txt") if in_pieces else ("tokenizer.json",))):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: no {name}; the model folder is incomplete, copy it again")
+    try:
+        if in_pieces:
+            _check_merges(folder)
+        return kind.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+        raise ModelError(f"{folder}: cannot load the tokenizer ({line}); copy the folder again") from None
+
+
+def _check_merges(folder: Path) -> None:
+    """Find what the library reports by a bare `Exception`: a file that was cut.
+
+    Raises:
+        ValueError: the vocabulary is no JSON, or lacks what a merge makes.
+    """
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines():
+        first, _, second = line.partition(" ")
+        if line and not line.startswith("#version") and not (second and first + second in vocabulary):
+            raise ValueError(f"merges.txt: {line!r} makes no token of vocab.json")
