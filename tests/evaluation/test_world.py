@@ -1,6 +1,7 @@
 """The shapes-world benchmark on outputs whose scores are known."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from nopair.editor import Editor
-from nopair.errors import ConfigError, MemoryShortError, OutputError
+from nopair.errors import ConfigError, MemoryShortError, ModelError, OutputError
 from nopair.evaluation.world import ask, evaluate, evaluate_editor, evaluate_outputs
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.scripted import ScriptedJudge
@@ -60,6 +61,22 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_loaded(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot create this folder"):
         evaluate("no/such/editor", 1, 0, tmp_path / "file")
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 32), (512, 512)])
+def test_an_editor_of_another_size_is_sent_to_a_benchmark(tmp_path: Path, height: int, width: int) -> None:
+    settings = json.loads((resolve("tiny:editor") / "nopair.json").read_text())
+    (tmp_path / "nopair.json").write_text(json.dumps(settings | {"height": height, "width": width}))
+    with pytest.raises(ConfigError, match=rf"edits at {height}x{width} pixels.* 64x64; .*--benchmark"):
+        evaluate(str(tmp_path), 1, 0, tmp_path / "out")
+
+
+def test_an_editor_without_finite_pixels_is_told() -> None:
+    editor = Editor.load("tiny:editor")
+    for parameter in editor.backbone.transformer.parameters():
+        parameter.data.fill_(math.nan)
+    with pytest.raises(ModelError, match="pixels that are not finite"):
+        evaluate_editor(editor, JUDGE, held_out_cases(0, 1)[:2], 0)
 
 
 def test_another_judge_changes_its_own_columns_alone(tmp_path: Path) -> None:

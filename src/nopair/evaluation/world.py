@@ -15,7 +15,8 @@ from torch import Tensor
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.files import make_folder, write_atomic
 from nopair.device import choose_device, enough_memory
-from nopair.editor import Editor
+from nopair.editor import Editor, read_settings
+from nopair.errors import ConfigError, ModelError
 from nopair.evaluation.results import Marks, Verdict, verdict_json
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
@@ -27,6 +28,7 @@ from nopair.world.edits import CATEGORIES, FREE_FORM, Edit
 from nopair.world.oracle import Score, score_batch, summarise
 from nopair.world.proof import error_rates
 from nopair.world.render import render_batch
+from nopair.world.scenes import SIZE
 
 BATCH = 32
 
@@ -55,13 +57,23 @@ class Evaluation:
 
 
 def evaluate_editor(editor: Editor, judge: Judge, edits: Sequence[Edit], seed: int) -> Evaluation:
-    """Edit the source of every edit, score the outputs. Sample i's noise depends on (seed, i) only."""
+    """Edit the source of every edit, score the outputs. Sample i's noise depends on (seed, i) only.
+
+    Raises:
+        ModelError: an output has values that are not finite.
+    """
     outputs = []
     for start in range(0, len(edits), BATCH):
         chunk = edits[start : start + BATCH]
         references = render_batch([edit.source for edit in chunk])
         seeds = [seed * 1_000_003 + start + i for i in range(len(chunk))]
-        outputs.append(editor.edit(references, [edit.instruction for edit in chunk], seeds))
+        edited = editor.edit(references, [edit.instruction for edit in chunk], seeds)
+        if not bool(edited.isfinite().all()):
+            raise ModelError(
+                "the editor gives pixels that are not finite: its weights are damaged, or its training went astray; "
+                "copy it again, or train it with a lower lr"
+            )
+        outputs.append(edited)
     return evaluate_outputs(torch.cat(outputs), judge, edits)
 
 
@@ -167,13 +179,19 @@ def evaluate(
     The oracle's scores depend on no judge; `judge`, a model folder, is who is asked beside it.
 
     Raises:
-        ConfigError: an unknown category, device or precision.
+        ConfigError: an unknown category, device or precision, or an editor of another size than the shapes world's.
         ModelError, JudgeError: editor or judge cannot be used.
         OutputError: the file cannot be written.
         MemoryShortError: the device is too small.
     """
     kinds = chosen(categories)
     make_folder(output)
+    size = read_settings(resolve(model))
+    if (size.height, size.width) != (SIZE, SIZE):
+        raise ConfigError(
+            f"{model} edits at {size.height}x{size.width} pixels, but the shapes world has {SIZE}x{SIZE}; "
+            "score it on a benchmark: --benchmark folder:PLACE (docs/evaluation.md)"
+        )
     place = choose_device(device)
     editor = Editor.load(model, place, dtype_called(dtype))
     edits = held_out_cases(seed, per_category, kinds)
