@@ -492,6 +492,7 @@ PHOTOS = "data={source: photos, path: photos}"
         (["sft.steps=5", "data.cache=somewhere"], "sft.steps cannot use data.cache"),
         (["grpo.steps=5", "grpo.moves=4"], "grpo.moves=4 must be below sampling.steps=4"),
         (["grpo.steps=5", "sampling.steps=1", "grpo.moves=1"], "grpo.moves=1 must be below sampling.steps=1"),
+        (["grpo.steps=5", "npedit.questions=[]"], "grpo.steps needs npedit.questions"),
         (["grpo.group=1"], "grpo.group is 1, expected at least 2"),
         (["grpo.clip_range=0.0"], "grpo.clip_range is 0.0"),
         (["grpo.policy=ode"], "'renoise' or 'sde'"),
@@ -500,6 +501,26 @@ PHOTOS = "data={source: photos, path: photos}"
 )
 def test_impossible_baselines_are_refused(overrides: list[str], words: str) -> None:
     assert words in complaint(*overrides)
+
+
+@given(
+    judge=st.sampled_from([0, 0.05]),
+    dmd=st.sampled_from([0, 1]),
+    reference=st.sampled_from([0, 0.5]),
+    preservation=st.sampled_from([0, 0.5]),
+    questions=st.sampled_from(["[]", "[edit]", "[edit, identity]"]),
+    steps=st.sampled_from([0, 5]),
+)
+def test_an_objective_has_a_term(
+    judge: float, dmd: float, reference: float, preservation: float, questions: str, steps: int
+) -> None:
+    weights = {"judge_weight": judge, "dmd_weight": dmd, "reference_weight": reference}
+    weights |= {"preservation_weight": preservation, "questions": questions, "steps": steps}
+    overrides = [f"npedit.{key}={value}" for key, value in weights.items()]
+    if dmd or reference or preservation or (judge and questions != "[]"):
+        assert parse_recipe(MINIMAL, overrides).npedit.judge_weight == judge
+    else:
+        assert complaint(*overrides).startswith("recipe: npedit: nothing is left to learn from: give a weight above 0")
 
 
 def test_baselines_that_are_left_out_refuse_nothing() -> None:

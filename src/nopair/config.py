@@ -203,6 +203,12 @@ class EditPhaseConfig(PhaseConfig):
             raise ValueError(f"query_low {self.query_low} must be below query_high {self.query_high}")
         if "default" not in self.guidance:
             raise ValueError("guidance has no `default`")
+        judged = self.judge_weight if self.questions else 0.0
+        if not any((judged, self.dmd_weight, self.reference_weight, self.preservation_weight)):
+            raise ValueError(
+                "nothing is left to learn from: give a weight above 0 to judge_weight (with some questions), "
+                "dmd_weight, reference_weight or preservation_weight"
+            )
         return self
 
 
@@ -318,6 +324,10 @@ class Recipe(Run):
             raise ValueError("sft.steps needs before/after pairs, which photos do not have; set it to 0")
         if self.sft.steps and self.data.cache is not None:
             raise ValueError("sft.steps cannot use data.cache, which holds no right answers; set data.cache to null")
+        if self.grpo.steps and not self.npedit.questions:
+            raise ValueError(
+                "grpo.steps needs npedit.questions, whose answers are its reward; name edit, identity or both"
+            )
         if self.grpo.steps and self.grpo.moves >= self.sampling.steps:
             raise ValueError(
                 f"grpo.moves={self.grpo.moves} must be below sampling.steps={self.sampling.steps}: the last prediction "
