@@ -133,7 +133,14 @@ def test_version(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["edti"], ["edit"], ["edit", "a.png", "x", "--seed", "-1"], ["train", "demo", "--resume", "oldest"]]
+    "arguments",
+    [
+        ["edti"],
+        ["edit"],
+        ["edit", "a.png", "x", "--seed", "-1"],
+        ["judge", "audit", "no", "--seed", str(2**63)],
+        ["train", "demo", "--resume", "oldest"],
+    ],
 )
 def test_wrong_usage_exits_with_2_and_a_hint(run: Run, arguments: list[str]) -> None:
     code, _, err = run(*arguments)

@@ -220,7 +220,7 @@ positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
     lr=positive,
     shift=st.none() | positive,
     beta=st.floats(0, 1, exclude_max=True),
-    seed=st.integers(min_value=0),
+    seed=st.integers(0, 2**63 - 1),
     guidance=st.dictionaries(st.sampled_from(ALL_CATEGORIES), st.floats(0, 1e9)),
     categories=st.none() | st.lists(st.sampled_from(ALL_CATEGORIES), min_size=1),
 )
@@ -338,6 +338,9 @@ def test_an_unknown_key_in_the_file_names_the_nearest() -> None:
         ("bystander.weight=2", ["bystander.path is missing"]),
         ("base.roles=half", ["base.roles", "'half'", "'full' or 'lora'"]),
         ("seed=-1", ["seed", "-1", "at least 0"]),
+        (f"seed={2**63}", ["seed", str(2**63), f"less than {2**63}"]),
+        (f"data.seed={2**63}", ["data.seed", f"less than {2**63}"]),
+        (f"data={{source: photos, path: x, seed: {2**63}}}", ["data.seed", f"less than {2**63}"]),
     ],
 )
 def test_a_wrong_value_says_key_value_and_what_was_expected(override: str, parts: list[str]) -> None:

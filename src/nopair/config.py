@@ -20,6 +20,7 @@ from nopair.settings import (
     NotNegative,
     Positive,
     Section,
+    Seed,
     Words,
     load,
     parse,
@@ -272,7 +273,7 @@ class Run(Section):
     """What the training loop knows of a run, whatever it trains. Abstract: a subclass says what is trained."""
 
     name: Words = Field(description="what the recipe is called")
-    seed: Natural = Field(default=0, description="seed of everything random except the data")
+    seed: Seed = Field(default=0, description="seed of everything random except the data")
     output: Words = Field(description="folder the run writes to")
     threads: Count | None = Field(default=None, description="CPU threads; null for torch's own choice")
     logging: LoggingConfig = Field(default=LoggingConfig(), description="metrics and samples")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nopair.data.records import CATEGORIES as PHOTO_CATEGORIES
-from nopair.settings import Count, Fraction, Natural, NotNegative, Section, Words
+from nopair.settings import Count, Fraction, Natural, NotNegative, Section, Seed, Words
 from nopair.world.edits import ALL_CATEGORIES
 
 
@@ -14,7 +14,7 @@ class WorldDataConfig(Section):
     """Unlabelled scenes of the shapes world."""
 
     source: Literal["world"] = Field(description="where the photos come from")
-    seed: Natural = Field(default=0, description="which sequence of scenes and instructions")
+    seed: Seed = Field(default=0, description="which sequence of scenes and instructions")
     nothing_share: Fraction = Field(default=0.01, description="share of instructions that ask for no change, 0 to 1")
     categories: tuple[Words, ...] | None = Field(
         default=None, min_length=1, description="kinds of edit to train; null for all but free-form"
@@ -51,7 +51,7 @@ class PhotoDataConfig(Section):
         description="how often categories are shown, relative to each other, with `default` for those not named; "
         "null: each record once per pass",
     )
-    seed: Natural = Field(default=0, description="order of the photos")
+    seed: Seed = Field(default=0, description="order of the photos")
     nothing_share: Fraction = Field(default=0.01, description="share of records made to ask for no change, 0 to 1")
     max_broken: Natural = Field(
         default=0, description="photos that a run may find unreadable, each named in the log, before it stops"

@@ -39,6 +39,22 @@ def test_scores_of_an_editor_do_not_depend_on_how_many_are_scored() -> None:
     torch.testing.assert_close(many[:3], few, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**62, 2**63 - 1])
+def test_any_seed_gives_every_edit_a_noise_of_its_own(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def note(self: Editor, references: torch.Tensor, instructions: list[str], seeds: list[int]) -> torch.Tensor:
+        asked.extend(seeds)
+        return references
+
+    monkeypatch.setattr(Editor, "edit", note)
+    evaluate_editor(Editor.load("tiny:editor"), JUDGE, held_out_cases(0, 4), seed)
+    assert len(set(asked)) == len(asked) == 36
+    assert all(0 <= one < 2**63 for one in asked)
+    if seed == 7:
+        assert asked == [7_000_021 + i for i in range(36)]
+
+
 def test_the_judge_is_asked_what_it_was_trained_under() -> None:
     judge = LlavaOnevisionJudge.load(resolve("tiny:judge"))
     edits = held_out_cases(0, 1)

@@ -20,7 +20,7 @@ data = typer.Typer(no_args_is_help=True, help="Datasets: photos with what to ask
 app.add_typer(data, name="data")
 
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], typer.Option(help="Precision of the weights written.")]
 Computed = Annotated[
     Literal["auto", "bf16", "fp16", "fp32"],

@@ -7,14 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nopair.data.files import IMAGE_FORMATS, check_image, check_output, is_folder, make_folder
 from nopair.errors import ImageError, InstructionError, NopairError, OutputError
-
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+from nopair.settings import Seed
 
 
 @dataclass(frozen=True, slots=True)

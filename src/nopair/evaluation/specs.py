@@ -34,7 +34,7 @@ class Spec:
                 raise ConfigError(f"{self.text}: {self.kind} has no option {name}; {hint}")
 
     def number(self, name: str, default: int, least: int = 1) -> int:
-        """A whole number of at least `least`.
+        """A whole number of at least `least` and below 2^63.
 
         Raises:
             ConfigError: it is none.
@@ -42,8 +42,8 @@ class Spec:
         given = self.options.get(name)
         if given is None:
             return default
-        if not re.fullmatch(r"\d{1,18}", given) or int(given) < least:
-            raise ConfigError(f"{self.text}: {name} is {given}; give a whole number of at least {least}")
+        if not re.fullmatch(r"\d{1,19}", given) or not least <= int(given) < 2**63:
+            raise ConfigError(f"{self.text}: {name} is {given}; give a whole number of at least {least}, below 2^63")
         return int(given)
 
     def amount(self, name: str) -> float | None:

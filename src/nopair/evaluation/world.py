@@ -66,7 +66,7 @@ def evaluate_editor(editor: Editor, judge: Judge, edits: Sequence[Edit], seed: i
     for start in range(0, len(edits), BATCH):
         chunk = edits[start : start + BATCH]
         references = render_batch([edit.source for edit in chunk])
-        seeds = [seed * 1_000_003 + start + i for i in range(len(chunk))]
+        seeds = [(seed * 1_000_003 + start + i) % 2**63 for i in range(len(chunk))]
         edited = editor.edit(references, [edit.instruction for edit in chunk], seeds)
         if not bool(edited.isfinite().all()):
             raise ModelError(

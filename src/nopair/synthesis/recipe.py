@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from nopair.data.records import CATEGORIES
 from nopair.endpoints.server import Server
-from nopair.settings import Count, Fraction, Natural, NotNegative, Section, Words, load
+from nopair.settings import Count, Fraction, Natural, NotNegative, Section, Seed, Words, load
 
 RECIPES: Final = "nopair.synthesis.recipes"
 FREE_FORM: Final = "free-form"
@@ -87,7 +87,7 @@ class SynthesisRecipe(Section):
     """A complete synthesis run. Equal photos, recipe and answers give an equal dataset, byte for byte."""
 
     name: Words = Field(description="what the recipe is called")
-    seed: Natural = Field(default=0, description="which kinds of edit each photo is asked for, and of the sampling")
+    seed: Seed = Field(default=0, description="which kinds of edit each photo is asked for, and of the sampling")
     source: Words = Field(default="photos", description="where the photos are from; goes into each record")
     licence: Words = Field(default="unknown", description="licence of the photos; goes into each record")
     unanswered: Fraction = Field(

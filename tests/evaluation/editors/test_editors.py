@@ -107,3 +107,9 @@ def test_outputs_made_elsewhere(make_items: Items, tmp_path: Path) -> None:
     assert "no such output" in str(problems[0])
     with pytest.raises(DataError, match="no such folder of outputs"):
         load_contestant(f"outputs:{tmp_path / 'no'}", "cpu")
+
+
+def test_any_seed_of_the_command_line_is_taken() -> None:
+    assert load_contestant(f"nopair:tiny:editor,seed={2**63 - 1}", "cpu").about["seed"] == 2**63 - 1
+    with pytest.raises(ConfigError, match=r"at least 0, below 2\^63"):
+        load_contestant(f"nopair:tiny:editor,seed={2**63}", "cpu")
