@@ -10,7 +10,7 @@ from PIL import Image
 
 from nopair.data.broken import BROKEN, Broken, prepare
 from nopair.data.tables import Table, open_table
-from nopair.errors import DataError, ImageError
+from nopair.errors import DataError, ImageError, OutputError
 
 
 def table(folder: Path, broken: tuple[int, ...] = ()) -> Table:
@@ -69,6 +69,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / BROKEN).write_bytes(content)
     with pytest.raises(DataError, match=r"broken\.jsonl: cannot be read"):
         prepare(tmp_path / BROKEN, table(tmp_path), resumed=True)
+
+
+def test_a_place_for_the_file_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    (tmp_path / BROKEN).mkdir()
+    for file in (tmp_path / "run" / BROKEN, tmp_path / BROKEN):
+        with pytest.raises(OutputError, match=r"broken\.jsonl: cannot be written \(.*\); choose another output"):
+            prepare(file, table(tmp_path), resumed=False)
 
 
 PROGRAM = """

@@ -63,7 +63,10 @@ def prepare(file: Path, table: Table, *, resumed: bool) -> None:
         DataError: it is damaged.
     """
     if not resumed:
-        file.unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{file}: cannot be written ({error.strerror}); choose another output") from error
         return
     known = _read(file) if file.is_file() else {}
     still = {row: error for row, error in known.items() if row < len(table) and not _readable(table, row)}
