@@ -118,6 +118,16 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert line.endswith("left  loss 0.1235  [bold] 2")
 
 
+def test_refused_steps_are_shown_once_there_are_any() -> None:
+    out = io.StringIO()
+    with PhaseProgress(Console(file=out, width=40), "npedit", 10, 4) as progress:
+        progress.advance(5, Record("npedit", 5, 1.0, {"loss": 0.0, "skipped": 0.0, "fake_skipped": 0.0}))
+        progress.advance(6, Record("npedit", 6, 1.0, {"loss": 0.0, "skipped": 0.0, "fake_skipped": 2.0}))
+    first, second = out.getvalue().splitlines()
+    assert first.endswith("left  loss 0")
+    assert second.endswith("left  loss 0  fake_skipped 2")
+
+
 def test_a_bar_on_a_terminal() -> None:
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=True, force_interactive=True, _environ={"TERM": "xterm"})

@@ -1,6 +1,7 @@
 """The two phases with a toy base and a scripted judge: what a step may depend on, and that a resumed run is the
 same run."""
 
+import math
 import sys
 import types
 from collections.abc import Sequence
@@ -71,6 +72,19 @@ def test_only_the_student_and_the_fake_score_are_trained() -> None:
     assert any(not torch.equal(student[name], value) for name, value in parts.roles.trainable("student").items())
     assert any(not torch.equal(fake_before[name], value) for name, value in fake.items())
     assert all(torch.equal(before[name], value) for name, value in parts.roles.teacher.transformer.state_dict().items())
+
+
+def test_refused_steps_of_the_fake_score_are_counted() -> None:
+    parts = make_parts(make_recipe("npedit.fake_steps=2"))
+    phase = EditPhase(parts)
+    found = [phase.step(0)]
+    spoilt = next(iter(parts.roles.trainable("fake").values())).register_hook(lambda gradient: gradient * math.nan)
+    found.append(phase.step(1))
+    spoilt.remove()
+    found.append(phase.step(2))
+    assert [metrics["fake_skipped"] for metrics in found] == [0, 2, 2]
+    assert [math.isfinite(metrics["fake_grad_norm"]) for metrics in found] == [True, False, True]
+    assert [metrics["skipped"] for metrics in found] == [0, 0, 0]
 
 
 def test_accumulated_pieces_give_the_gradient_of_the_whole_batch() -> None:

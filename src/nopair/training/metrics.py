@@ -148,7 +148,7 @@ class PhaseProgress:
     def advance(self, done: int, record: Record | None) -> None:
         """`done` steps of the phase are done; `record`, if there is one, is shown."""
         rate = pace(done - self._first, self._steps - done, time.monotonic() - self._begun)
-        shown = "" if record is None else "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+        shown = "" if record is None else _shown(record.values)
         if self._task is None:
             if record is not None:
                 say(self._console, f"{self._name} {done}/{self._steps}  {rate}  {shown}")
@@ -156,6 +156,12 @@ class PhaseProgress:
             self._bar.update(self._task, completed=done, pace=rate)
         else:
             self._bar.update(self._task, completed=done, pace=rate, values=shown)
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    """Names and values, without counts of refused steps while there are none."""
+    told = {name: value for name, value in values.items() if value or not name.endswith("skipped")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in told.items())
 
 
 def say(console: Console, text: str) -> None:

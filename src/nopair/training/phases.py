@@ -132,7 +132,7 @@ class EditPhase:
         metrics |= self._student.step(metrics["total"], index)
         self._ema.update()
         for turn in range(config.fake_steps):
-            metrics["fake"] = self._fake_step(made, index, turn)
+            metrics |= self._fake_step(made, index, turn)
         return metrics
 
     def _student_losses(
@@ -179,7 +179,7 @@ class EditPhase:
             verdict |= count_right("bystander", odds, questions)
         return answered.loss, verdict
 
-    def _fake_step(self, made: Sequence[Made], index: int, turn: int) -> float:
+    def _fake_step(self, made: Sequence[Made], index: int, turn: int) -> dict[str, float]:
         roles = self._parts.roles
         roles.activate("fake")
         losses = (
@@ -192,8 +192,8 @@ class EditPhase:
             for shown in self._shown(made, index, turn)
         )
         loss = self._parts.ranks.mean(accumulate(losses, len(made)))
-        self._fake.step(loss, index)
-        return loss
+        outcome = self._fake.step(loss, index)
+        return {"fake": loss, "fake_grad_norm": outcome["grad_norm"], "fake_skipped": outcome["skipped"]}
 
     def _query(self, piece: Piece) -> Float[Tensor, " b"]:
         config = self._config
