@@ -150,6 +150,14 @@ def test_the_divergence_is_from_the_phases_beginning(make: Make) -> None:
     assert phase.step(0)["kl"] == 0
 
 
+def test_it_goes_on_only_under_the_same_questions(make: Make) -> None:
+    _, phase = make()
+    state = phase.state()
+    phase.load_state(state)
+    with pytest.raises(ValueError, match=f"under the questions v0, and this nopair asks {state['questions']}"):
+        phase.load_state(state | {"questions": "v0"})
+
+
 @pytest.mark.parametrize("done", [2, 4])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, make: Make, done: int) -> None:
     small = ("grpo.batch=1", "grpo.group=2", "grpo.moves=1")

@@ -401,7 +401,7 @@ def test_resuming_with_other_models(toy: ModuleType, tmp_path: Path) -> None:
     go(toy, tmp_path)
     phases = toy.toy_phases(toy.toy_recipe())
     phases[1].model = torch.nn.Linear(4, 4)
-    with pytest.raises(CheckpointError, match="does not fit the models of this run") as caught:
+    with pytest.raises(CheckpointError, match="does not fit this run") as caught:
         run_phases(phases, recipe=toy.toy_recipe(), directory=tmp_path, resume="latest", console=Console(quiet=True))
     assert "\n" not in str(caught.value)
 

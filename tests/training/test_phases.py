@@ -16,6 +16,8 @@ from nopair import precision as precision_module
 from nopair.backbones.fake import ToyBackbone
 from nopair.backbones.roles import FullRoles
 from nopair.config import Recipe, load_recipe
+from nopair.errors import CheckpointError
+from nopair.judges.questions import VERSION
 from nopair.judges.scripted import ScriptedJudge
 from nopair.method.flow import levels
 from nopair.training.loop import run_phases
@@ -164,6 +166,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     run_phases(second, recipe=recipe, directory=tmp_path / "cut", resume="latest", console=console)
     found = second[1].weights()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_training_goes_on_only_under_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe("warmup.steps=0", "npedit.steps=1")
+
+    def run(resume: str | None) -> None:
+        phases = [EditPhase(make_parts(recipe))]
+        run_phases(phases, recipe=recipe, directory=tmp_path, resume=resume, console=Console(quiet=True))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nopair.training.phases.VERSION", "v0")
+        run(None)
+    with pytest.raises(CheckpointError, match=f"checkpoint-1 .* the questions v0, and this nopair asks {VERSION}"):
+        run("latest")
+
+
+def test_a_checkpoint_that_does_not_tell_its_questions_is_taken_as_it_is() -> None:
+    phase = EditPhase(make_parts(make_recipe()))
+    state = phase.state()
+    assert state.pop("questions") == VERSION
+    phase.load_state(state)
 
 
 def test_do_nothing_samples_are_asked_for_identity_only() -> None:

@@ -1,9 +1,10 @@
 """The questions put to a judge, as versioned data.
 
-A question set maps a category of edit to the questions asked about it. Its version travels in every checkpoint, because
-an editor is only as good as the questions it was trained under. Text stands before the images: a causal language model
-then reads the images already knowing what is asked of them. Where a family's template puts images first, whatever the
-order (LLaVA-OneVision's published one does), words stand in the images' places (`nopair.judges.prompts.named`).
+A question set maps a category of edit to the questions asked about it. Its version travels in every editor, and in
+every checkpoint of a phase that asks, because an editor is only as good as the questions it was trained under. Text
+stands before the images: a causal language model then reads the images already knowing what is asked of them. Where a
+family's template puts images first, whatever the order (LLaVA-OneVision's published one does), words stand in the
+images' places (`nopair.judges.prompts.named`).
 """
 
 from typing import Final
@@ -11,7 +12,7 @@ from typing import Final
 from nopair.types import Question
 
 VERSION: Final = "v2"
-"""What an editor says it was trained under. Nothing is refused because of it: it tells a reader what was asked.
+"""What an editor says it was trained under, for a reader to know. Training goes on only under the same.
 
 v2 asks of `free-form` whether the subject is the same, where v1 asked whether all else is unchanged. Else they agree.
 """

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from nopair.errors import ConfigError
 from nopair.judges.base import Judge, VocabularyJudge
-from nopair.judges.questions import questions_for
+from nopair.judges.questions import VERSION, questions_for
 from nopair.method.grpo import judge_reward
 from nopair.method.verdict import full_vocabulary_loss, judge_loss
+from nopair.training.phase import State
 from nopair.types import EditBatch, Question
 
 KINDS: Final = ("edit", "identity")
@@ -38,6 +39,20 @@ def questions_about(batch: EditBatch, kinds: Sequence[str] = KINDS, inverted: Se
         )
         for words in zip(batch.categories, batch.instructions, batch.subjects, strict=True)
     ]
+
+
+def require_same_questions(state: State) -> None:
+    """Of the state of a phase that asks; one from before they were recorded is taken at its word.
+
+    Raises:
+        ValueError: it was trained under other questions than are asked now.
+    """
+    asked = state.get("questions", VERSION)
+    if asked != VERSION:
+        raise ValueError(
+            f"it was trained under the questions {asked}, and this nopair asks {VERSION}; "
+            "go on with the nopair that began it, or start anew in another output"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from nopair.config import GrpoConfig
+from nopair.judges.questions import VERSION
 from nopair.method.grpo import (
     Gaussian,
     Move,
@@ -26,7 +27,7 @@ from nopair.method.grpo import (
     sde_move,
 )
 from nopair.method.rollout import sampler_levels
-from nopair.training.asking import count_right, questions_about, reward, shares_right
+from nopair.training.asking import count_right, questions_about, require_same_questions, reward, shares_right
 from nopair.training.optim import Ema
 from nopair.training.parts import Draws, Parts, Trained, assign
 from nopair.training.phase import State
@@ -188,9 +189,11 @@ class GrpoPhase:
 
     def state(self) -> State:
         start = None if self._start is None else self._start.state()
-        return {"student": self._student.state(), "ema": self._ema.state(), "start": start}
+        models = {"student": self._student.state(), "ema": self._ema.state(), "start": start}
+        return models | {"questions": VERSION}
 
     def load_state(self, state: State) -> None:
+        require_same_questions(state)
         self._student.load_state(state["student"])
         self._ema.load_state(state["ema"])
         if self._start is not None:

@@ -141,9 +141,7 @@ def _load(phases: Sequence[Phase], recipe: Run, root: Path, resume: str) -> Posi
                 phase.load_state(saved.state)
             except (KeyError, ValueError, RuntimeError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise CheckpointError(
-                    f"checkpoint {saved.path} does not fit the models of this run: {reason}"
-                ) from error
+                raise CheckpointError(f"checkpoint {saved.path} does not fit this run: {reason}") from error
             return saved.position
     raise CheckpointError(f"checkpoint {saved.path} is of the phase {saved.position.phase!r}, which this run lacks")
 

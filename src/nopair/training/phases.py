@@ -9,6 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from nopair.config import EditPhaseConfig
+from nopair.judges.questions import VERSION
 from nopair.method.flow import guided
 from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pixel, per_sample, query_times
 from nopair.method.objective import (
@@ -20,7 +21,7 @@ from nopair.method.objective import (
     student_losses,
 )
 from nopair.method.verdict import ramp
-from nopair.training.asking import ASKINGS, count_right, questions_about, shares_right
+from nopair.training.asking import ASKINGS, count_right, questions_about, require_same_questions, shares_right
 from nopair.training.generated import FAKE_SAMPLES, UNROLLS, Made, generate
 from nopair.training.keeping import KEPT, everywhere
 from nopair.training.optim import Ema, accumulate
@@ -200,9 +201,11 @@ class EditPhase:
         return query_times(piece.draws.uniform(), config.query_low, config.query_high, config.query_shift)
 
     def state(self) -> State:
-        return {"student": self._student.state(), "fake": self._fake.state(), "ema": self._ema.state()}
+        models = {"student": self._student.state(), "fake": self._fake.state(), "ema": self._ema.state()}
+        return models | {"questions": VERSION}
 
     def load_state(self, state: State) -> None:
+        require_same_questions(state)
         self._student.load_state(state["student"])
         self._fake.load_state(state["fake"])
         self._ema.load_state(state["ema"])
