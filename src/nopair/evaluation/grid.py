@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from nopair.data.images import to_pillow
 from nopair.evaluation.results import Example
 
 TILE: Final = 192
@@ -68,9 +69,8 @@ def _tile(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
     clean = pixels.detach().cpu().float().nan_to_num(0.5).clamp(0, 1)[None]
     enlarged = F.interpolate(clean, scale_factor=max(1, round(scale)), mode="nearest") if scale > 1 else clean
     resized = F.interpolate(enlarged, size, mode="bilinear", antialias=True)[0]
-    values = resized.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     tile = Image.new("RGB", (TILE, TILE), PAPER)
-    tile.paste(Image.fromarray(values), ((TILE - size[1]) // 2, (TILE - size[0]) // 2))
+    tile.paste(to_pillow(resized), ((TILE - size[1]) // 2, (TILE - size[0]) // 2))
     return tile
 
 

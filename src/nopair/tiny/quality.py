@@ -19,14 +19,13 @@ from nopair.tiny.cases import Case, draw_edit, is_presence, make_case
 from nopair.types import Text
 from nopair.world.attempts import KINDS
 from nopair.world.edits import random_scene
-from nopair.world.oracle import REALISM_FULL, REALISM_NONE
+from nopair.world.oracle import DESCRIBED, REALISM_FULL, REALISM_NONE, share_right
 from nopair.world.parse import parse
 from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE, Scene, Thing, caption
 
 SEED: Final = 990_000
 BATCH: Final = 32
-DESCRIBED: Final = ("shape", "colour", "texture", "size")
 
 
 def scenes(count: int, seed: int = SEED) -> list[Scene]:
@@ -98,13 +97,8 @@ def base_quality(backbone: Backbone, *, count: int = 96, guidance: float = 3.0, 
 
 
 def _share(wanted: Thing | None, found: Thing | None) -> float | None:
-    """Share of described attributes right in one cell; an unwanted thing counts 0, an empty cell that should be
-    empty not."""
-    if wanted is None:
-        return None if found is None else 0.0
-    if found is None:
-        return 0.0
-    return sum(getattr(wanted, name) == getattr(found, name) for name in DESCRIBED) / len(DESCRIBED)
+    """Share of described attributes right in one cell; an empty cell that should be empty does not count."""
+    return None if wanted is None and found is None else share_right(found, wanted, DESCRIBED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from nopair.backbones.base import Backbone
+from nopair.data.images import to_pillow
 from nopair.method.rollout import rollout, sampler_levels
 from nopair.training.phase import generator
 from nopair.types import EditBatch
@@ -39,5 +40,4 @@ class Sampler:
     def grid(self) -> Image.Image:
         """References above, edits below."""
         columns = [torch.cat(pair, dim=1) for pair in zip(self.batch.reference.cpu(), self.pixels().cpu(), strict=True)]
-        wide = torch.cat(columns, dim=2).permute(1, 2, 0)
-        return Image.fromarray((wide * 255).round().byte().numpy())
+        return to_pillow(torch.cat(columns, dim=2))

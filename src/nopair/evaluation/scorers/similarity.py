@@ -14,14 +14,13 @@ from typing import Any, Final, Protocol, final, runtime_checkable
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from nopair.data.files import is_folder
-from nopair.data.images import load_image
+from nopair.data.images import load_image, to_pillow
 from nopair.device import enough_memory
 from nopair.errors import ImageError, ModelError
 from nopair.evaluation.digests import file_digest, folder_digest
@@ -52,7 +51,7 @@ class Encoder:
         Raises:
             ImageError: an image cannot be read.
         """
-        shown = [_picture(load_image(path)) for path in images]
+        shown = [to_pillow(load_image(path)) for path in images]
         return self.processor(images=shown, return_tensors="pt")["pixel_values"].to(self.model.device)
 
 
@@ -263,7 +262,3 @@ def _likeness(features: Float[Tensor, "one d"]) -> float:
     """Mean cosine of the first to all others."""
     unit = F.normalize(features.float(), dim=1)
     return float((unit[1:] @ unit[0]).mean().clamp(-1, 1))
-
-
-def _picture(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
-    return Image.fromarray(pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
