@@ -281,7 +281,7 @@ class Run(Section):
 
 
 class Recipe(Run):
-    """A complete training run. Equal recipes on the same machine give the same weights, bit for bit."""
+    """A complete training run. Equal recipes on the same CPU give the same weights, bit for bit."""
 
     base: BaseConfig = Field(description="the model to start from")
     judge: JudgeConfig = Field(description="the model that judges")

@@ -89,7 +89,8 @@ def train(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Train an editor as a recipe says. Ctrl-C saves first; `--resume latest` goes on from there, bit for bit.
+    """Train an editor as a recipe says. Ctrl-C saves first; `--resume latest` goes on from there: bit for bit on the
+    CPU; on a GPU, kernels are not asked to be deterministic, and the last digits may differ.
 
     On several GPUs: `torchrun --nproc-per-node 8 -m nopair train RECIPE`.
     """

@@ -53,10 +53,10 @@ def run_phases(
     """Run `phases` in order, writing to `directory` (see `folder`).
 
     `resume` is None for a new run, `latest` for the newest checkpoint of `directory`, or the path of a checkpoint. A
-    resumed run ends with the same weights and the same metrics, times apart, as one that was never interrupted; with
-    another number of ranks than before, up to the rounding of sums. All ranks must see the same `directory`. Phases may
-    be longer or shorter than they were in the checkpoint; steps of the run count on from its own. `stopped` is what a
-    user who stops the run is told of what is saved and of how to go on.
+    resumed run ends with the same weights and the same metrics, times apart, as one that was never interrupted; up to
+    rounding with another number of ranks than before, or on a GPU, whose kernels are not asked to be deterministic. All
+    ranks must see the same `directory`. Phases may be longer or shorter than they were in the checkpoint; steps of the
+    run count on from its own. `stopped` is what a user who stops the run is told of what is saved and of how to go on.
 
     Raises ConfigError if a phase would end before the checkpoint that is in the middle of it; CheckpointError if there
     is nothing to resume, or if a checkpoint in `directory` is newer than where the run would start; TrainingError from
