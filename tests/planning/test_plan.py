@@ -41,6 +41,7 @@ VARIANTS = {
     "in pieces": ["npedit.accumulate=2"],
     "half": ["base.roles=lora", "base.dtype=bfloat16", "judge.dtype=bfloat16"],
     "offloaded": ["judge.offload=true"],
+    "vocabulary": ["npedit.judge_loss=vocabulary"],
 }
 
 
@@ -120,6 +121,16 @@ def test_a_plan_names_every_owner(demo: Plan) -> None:
     assert stages[STUDENT].owners["weights: student"] == pytest.approx(4 * weights, rel=0.01)
     assert stages[STUDENT].owners["optimiser state"] == pytest.approx(3 * 8 * weights, rel=0.01)  # warm-up's is kept
     assert demo.peak_bytes == max(stage.peak_bytes for stage in demo.stages)
+
+
+def test_a_loss_over_the_whole_vocabulary_is_planned_where_it_can_be_trained() -> None:
+    vocabulary = [*SHORT, "npedit.judge_loss=vocabulary", "base.roles=lora"]
+    for offload in ("false", "true"):
+        found = plan(load_recipe("demo", [*vocabulary, f"judge.offload={offload}"]), switches=False)
+        (student,) = [stage for stage in found.stages if stage.name == STUDENT]
+        assert student.flops["judge"] > 0
+    with pytest.raises(ConfigError, match="needs a single vision-language model"):
+        plan(load_recipe("demo", [*vocabulary, "ensemble=[{path: tiny:judge}]"]), switches=False)
 
 
 def test_an_offloaded_judge_is_there_only_when_it_is_asked() -> None:

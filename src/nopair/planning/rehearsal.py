@@ -24,7 +24,7 @@ from nopair.planning.ledger import Ledger, Stage
 from nopair.planning.packed import PackedLinear
 from nopair.planning.records import shape_source, sizes_of
 from nopair.planning.shapes import META, Constants, ShapesOnly
-from nopair.planning.views import BYSTANDER, GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedJudge, CountedRoles
+from nopair.planning.views import BYSTANDER, GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedRoles, counted_judge
 from nopair.training.parts import Parts
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
@@ -199,8 +199,8 @@ def _parts(recipe: Recipe, roles: Roles, judges: Mapping[str, Judge], ledger: Le
     return Parts(
         recipe=recipe,
         roles=counted,
-        judge=CountedJudge(judge, JUDGE, ledger),
-        bystander=None if seen is None else CountedJudge(seen, BYSTANDER, ledger),
+        judge=counted_judge(judge, JUDGE, ledger),
+        bystander=None if seen is None else counted_judge(seen, BYSTANDER, ledger),
         source=shape_source(recipe, held_out=False),
         shift=shift,
         levels=schedule,

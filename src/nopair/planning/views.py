@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nopair.backbones.base import Backbone
 from nopair.backbones.roles import Role, Roles
-from nopair.judges.base import Judge
+from nopair.judges.base import Judge, VocabularyJudge
 from nopair.planning.ledger import Ledger
 from nopair.types import Question, Text
 
@@ -121,7 +121,7 @@ class CountedRoles:
 @final
 @dataclass(frozen=True, eq=False)
 class CountedJudge:
-    """A `Judge`."""
+    """A `Judge`, and no more."""
 
     inner: Judge
     name: str
@@ -135,3 +135,46 @@ class CountedJudge:
     ) -> Float[Tensor, "batch question"]:
         with self.ledger.owner(self.name):
             return self.inner.yes_minus_no(reference, edited, questions)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CountedVocabularyJudge:
+    """A `VocabularyJudge`."""
+
+    inner: VocabularyJudge
+    name: str
+    ledger: Ledger
+
+    @property
+    def answer_tokens(self) -> tuple[int, int]:
+        return self.inner.answer_tokens
+
+    def yes_minus_no(
+        self,
+        reference: Float[Tensor, "batch 3 height width"],
+        edited: Float[Tensor, "batch 3 edited_height edited_width"],
+        questions: Sequence[Sequence[Question]],
+    ) -> Float[Tensor, "batch question"]:
+        with self.ledger.owner(self.name):
+            return self.inner.yes_minus_no(reference, edited, questions)
+
+    def answer_logits(
+        self,
+        reference: Float[Tensor, "batch 3 height width"],
+        edited: Float[Tensor, "batch 3 edited_height edited_width"],
+        questions: Sequence[Sequence[Question]],
+    ) -> Float[Tensor, "batch question vocabulary"]:
+        with self.ledger.owner(self.name):
+            return self.inner.answer_logits(reference, edited, questions)
+
+    def odds(self, logits: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, "*rows"]:
+        with self.ledger.owner(self.name):
+            return self.inner.odds(logits)
+
+
+def counted_judge(judge: Judge, name: str, ledger: Ledger) -> Judge:
+    """A judge that tells whose work it does; it has a vocabulary if `judge` has one."""
+    if isinstance(judge, VocabularyJudge):
+        return CountedVocabularyJudge(judge, name, ledger)
+    return CountedJudge(judge, name, ledger)
