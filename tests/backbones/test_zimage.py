@@ -357,6 +357,15 @@ def _drop_a_tensor(name: str) -> Callable[[Path], None]:
     return drop
 
 
+def _add_a_tensor(name: str, key: str) -> Callable[[Path], None]:
+    from safetensors.torch import load_file, save_file
+
+    def add(folder: Path) -> None:
+        save_file(load_file(folder / name) | {key: torch.zeros(2)}, folder / name, metadata={"format": "pt"})
+
+    return add
+
+
 VAE, TRANSFORMER = "vae/diffusion_pytorch_model.safetensors", "transformer/diffusion_pytorch_model.safetensors"
 BROKEN = {
     "gone": (_without("."), "no such model folder"),
@@ -376,6 +385,13 @@ BROKEN = {
         _edit("text_encoder/config.json", intermediate_size=40),
         "text_encoder: cannot load",
     ),
+    "fewer layers": (_edit("transformer/config.json", n_layers=1), "transformer: .* no place .*layers.1"),
+    "fewer layers in the VAE": (_edit("vae/config.json", layers_per_block=0), "vae: .* no place .*resnets"),
+    "fewer layers in the text encoder": (
+        _edit("text_encoder/config.json", num_hidden_layers=1, layer_types=None),
+        "text_encoder: .* no place .*layers.1",
+    ),
+    "a tensor more": (_add_a_tensor(TRANSFORMER, "extra.weight"), "transformer: 1 weights have no place .*extra"),
     "no tokenizer": (_without("tokenizer/tokenizer_config.json"), "tokenizer: no tokenizer_config.json"),
     "no vocabulary": (_without("tokenizer/tokenizer.json"), "tokenizer: no vocab.json"),
     "bad vocabulary": (_truncate("tokenizer/tokenizer.json"), "tokenizer: cannot load"),
@@ -383,6 +399,21 @@ BROKEN = {
     "no scheduler": (_without("scheduler"), "no scheduler_config.json"),
     "dynamic shift": (_edit("scheduler/scheduler_config.json", use_dynamic_shifting=True), "dynamic shifting"),
 }
+
+
+def test_a_text_encoder_may_come_with_what_is_not_needed(folder: Path, tmp_path: Path) -> None:
+    """As in folders that hold the whole language model, or one that also sees."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for key in (
+        "lm_head.weight",
+        "visual.blocks.3.weight",
+        "visual.blocks.0.weight",
+        "mtp.layers.0.weight",
+        "visual.mlp.2.weight",
+    ):
+        _add_a_tensor("text_encoder/model.safetensors", key)(copy)
+    found, plain = ZImageBackbone.load(copy), ZImageBackbone.load(folder)
+    assert torch.equal(found.encode_text(["a cat"]).features, plain.encode_text(["a cat"]).features)
 
 
 @pytest.mark.parametrize(("damage", "message"), BROKEN.values(), ids=BROKEN.keys())

@@ -265,11 +265,19 @@ def _rename(token: str) -> Callable[[Path], object]:
     ]
 
 
+def _shorten(config: dict) -> None:
+    config["text_config"] |= {"num_hidden_layers": 1}
+    config["text_config"].pop("layer_types", None)  # one for each layer
+
+
 NO_MERGES = _configured("tokenizer.json", lambda config: config["model"].update(merges=[]))
 BROKEN = {
     "answers spelt letter by letter": ("*", NO_MERGES, JudgeError, "Yes is not one token"),
     "an image token beyond the vocabulary": (
         "*", _configured("config.json", lambda c: c.update(image_token_id=99_999)), ModelError, "no token 99999",
+    ),
+    "fewer layers": (
+        "*", _configured("config.json", _shorten), ModelError, "more layers than its config.json says, e.g. .*layers.1"
     ),
     "another resampling": ("*", _processor(resample=2), ModelError, "resample"),
     "no padding token": (

@@ -24,6 +24,7 @@ from nopair.device import lacks_memory
 from nopair.errors import ModelError, OutputError
 from nopair.method.flow import levels
 from nopair.precision import Bits, Precision, quantisation
+from nopair.surplus import surplus_layers
 
 NEVER_QUANTISED = ("lm_head", "proj_out", "all_final_layer")
 """Small matrices right at the output, whose rounding nothing after them can make good. (The last one is Z-Image's.)"""
@@ -64,6 +65,9 @@ def read_pipeline(folder: Path, family: str) -> None:
 def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits | None = None) -> Model:
     """Load one model of a pipeline in eval mode, every tensor of it from the file.
 
+    Transformers and autoencoders must have a place for every tensor of the file, too; text encoders, of which folders
+    may hold a whole language model, at least for every layer.
+
     Raises:
         ModelError: folder, config or weights are missing, unreadable, or do not fit each other; or `bits` without GPU.
         MissingExtraError: `bits` without bitsandbytes.
@@ -86,6 +90,13 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
+    unexpected = report["unexpected_keys"]
+    surplus = sorted(unexpected) if issubclass(kind, ModelMixin) else surplus_layers(model, set(unexpected))
+    if surplus:
+        raise ModelError(
+            f"{folder}: {len(surplus)} weights have no place in the model that config.json describes, {surplus[0]} "
+            "first; copy the folder again"
+        )
     return model.eval()
 
 

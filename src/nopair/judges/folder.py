@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, Pre
 
 from nopair.errors import ModelError
 from nopair.precision import Precision, quantisation
+from nopair.surplus import surplus_layers
 from nopair.weights import PREFIX, resolve
 
 
@@ -58,7 +59,7 @@ def named(path: str) -> str:
 def load_parts(
     folder: Path, model_class: type[PreTrainedModel], processor_class: Any, precision: Precision, plain: tuple[str, ...]
 ) -> Parts:
-    """Load a checkpoint of the family of `model_class`, every weight of it from the files.
+    """Load a checkpoint of the family of `model_class`, every weight of it from the files, and no layer left out.
 
     Args:
         folder: an ordinary checkpoint: safetensors weights, tokenizer, image processor, chat template.
@@ -91,20 +92,25 @@ def load_parts(
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"cannot load the judge in {folder}: {_first_line(error)}; copy the folder again") from error
     model, loading = loaded
-    _require_weights(folder, loading)
+    _require_weights(folder, model, loading)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_template(folder)
     return Parts(model.requires_grad_(False).eval(), tokenizer, processor)
 
 
-def _require_weights(folder: Path, loading: dict) -> None:
-    """The library fills missing weights with random numbers; a judge must not guess."""
+def _require_weights(folder: Path, model: Any, loading: dict) -> None:
+    """The library fills missing weights with random numbers, and drops surplus layers; a judge must not guess."""
     missing = set(loading["missing_keys"])
     other_shape = {name for name, *_shapes in loading["mismatched_keys"]}
     if missing or other_shape:
         problem = "lacks weights" if missing else "has weights of other shapes than its config.json says"
         name = min(missing or other_shape)
         raise ModelError(f"the judge in {folder} {problem}, e.g. {name}; copy the folder again")
+    surplus = surplus_layers(model, set(loading["unexpected_keys"]))
+    if surplus:
+        raise ModelError(
+            f"the judge in {folder} has more layers than its config.json says, e.g. {surplus[0]}; copy the folder again"
+        )
 
 
 def _legacy_template(folder: Path) -> str:
