@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from nopair.judges.load import load_judge
 from nopair.judges.vision_language import VisionLanguageJudge
 from nopair.planning.architecture import architecture, published
 from nopair.planning.cards import CARDS, throughput
+from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import ATTENTION
 from nopair.planning.plan import GIB, RESERVE, Plan, StagePlan, plan
 from nopair.planning.rehearsal import FAKE, GRADIENTS, SAMPLES, STUDENT, VISITING, WARMUP
@@ -273,13 +276,32 @@ def test_published_architectures_have_the_published_numbers_of_parameters(name: 
         backbone = vars(shape_backbone(found, torch.bfloat16))
         counts = {part: backbone[part] for part in found.parameters}
     else:
-        from nopair.planning.judges import shape_judge
-
         recipe = load_recipe("demo", overrides)
         counts = {"judge": shape_judge(found, recipe.judge).model}
     for part, module in counts.items():
         made = sum(parameter.numel() for parameter in module.parameters())
         assert made == pytest.approx(found.parameters[part], rel=0.01), part
+
+
+def test_judges_are_planned_whichever_version_saved_their_processor(
+    tmp_path: Path, sibling: Callable[[str], ModuleType]
+) -> None:
+    cases = sibling("judges/families.py").CASES
+    for family in cases:
+        folder = tmp_path / family
+        cases[family].save(folder)
+        config = load_recipe("demo", [f"judge.path={folder}"]).judge
+        old = shape_judge(architecture(str(folder)), config).family
+        alone = folder / "preprocessor_config.json"
+        settings = json.loads(alone.read_text())
+        (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+        alone.unlink()
+        for found in (shape_judge(architecture(str(folder)), config).family, load_judge(folder).family):
+            assert found.image_tokens(40, 56) == old.image_tokens(40, 56)
+            assert found.marks == old.marks
+        (folder / "processor_config.json").write_text("{}")
+        with pytest.raises(ModelError, match=r"preprocessor_config\.json: cannot be read"):
+            shape_judge(architecture(str(folder)), config)
 
 
 def test_an_unknown_model_is_one_line() -> None:

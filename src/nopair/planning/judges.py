@@ -97,7 +97,7 @@ def random_judge(
     try:
         with device:
             model = kind.model(kind.model.config_class.from_dict(settings)).to(getattr(torch, config.dtype))
-        processor = kind.processor.from_dict(judge.config("preprocessor_config.json"))
+        processor = kind.processor.from_dict(_image_processor(judge))
     except (TypeError, ValueError, KeyError) as error:
         line = next(iter(str(error).strip().splitlines()), "")[:160]
         raise ModelError(f"{judge.name}: a config does not fit its model ({line}); copy it again") from None
@@ -109,6 +109,15 @@ def random_judge(
     if config.checkpointing:
         made.checkpoint()
     return made
+
+
+def _image_processor(judge: Architecture) -> dict[str, Any]:
+    """Its settings: a file of their own or, where the library looks first, a part of what transformers 5 saves."""
+    if judge.folder is not None and (judge.folder / "processor_config.json").is_file():
+        part = judge.config("processor_config.json").get("image_processor")
+        if isinstance(part, dict):
+            return part
+    return judge.config("preprocessor_config.json")
 
 
 def _with_tokenizer(judge: Architecture, family: Family) -> VisionLanguageJudge:
