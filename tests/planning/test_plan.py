@@ -20,6 +20,7 @@ from nopair.planning.architecture import architecture, published
 from nopair.planning.cards import CARDS, throughput
 from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import ATTENTION
+from nopair.planning.packed import PackedLinear
 from nopair.planning.plan import GIB, RESERVE, Plan, StagePlan, plan
 from nopair.planning.rehearsal import FAKE, GRADIENTS, SAMPLES, STUDENT, VISITING, WARMUP
 from nopair.training.run import Training, compose
@@ -281,6 +282,26 @@ def test_published_architectures_have_the_published_numbers_of_parameters(name: 
     for part, module in counts.items():
         made = sum(parameter.numel() for parameter in module.parameters())
         assert made == pytest.approx(found.parameters[part], rel=0.01), part
+
+
+@pytest.mark.parametrize(("bits", "block", "scale"), [(4, 64, 1 + 4 / 256), (8, None, 4)])
+def test_a_quantised_judge_holds_the_bytes_that_loading_makes(bits: int, block: int | None, scale: float) -> None:
+    """Of `nopair.precision.quantisation`: NF4 with quantised scales, or int8 with a float32 for each row."""
+    recipe = load_recipe("demo", [f"judge.bits={bits}", "judge.dtype=bfloat16"])
+    made, plain = (
+        shape_judge(architecture("tiny:judge"), config).model
+        for config in (recipe.judge, recipe.judge.model_copy(update={"bits": None}))
+    )
+
+    def held(module: nn.Module) -> int:
+        return sum(one.nbytes for one in (*module.parameters(), *module.buffers()))
+
+    layers = [plain.get_submodule(name) for name, one in made.named_modules() if isinstance(one, PackedLinear)]
+    assert layers
+    weights = [layer.get_parameter("weight") for layer in layers]
+    scales = sum(one.numel() / block if block else len(one) for one in weights)
+    saved = sum(one.nbytes - one.numel() * bits / 8 for one in weights) - scale * scales
+    assert held(plain) - held(made) == pytest.approx(saved, rel=0.002)
 
 
 def test_judges_are_planned_whichever_version_saved_their_processor(

@@ -1,6 +1,5 @@
 """A base's adapter around models of its architecture: its real code, and none of its weights."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def shape_backbone(base: Architecture, dtype: torch.dtype, bits: Bits | None = N
     Raises:
         ModelError: a config is missing or unreadable, or does not fit its model, or the family is unknown.
     """
-    return random_backbone(base, dtype, bits, META, partial(pack, double=True))
+    return random_backbone(base, dtype, bits, META, pack)
 
 
 def random_backbone(

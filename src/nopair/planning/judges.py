@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import torch
@@ -78,7 +77,7 @@ def shape_judge(judge: Architecture, config: JudgeConfig) -> VisionLanguageJudge
     Raises:
         ModelError: a config is missing or unreadable, or does not fit its model, or the family is unknown.
     """
-    return random_judge(judge, config, META, partial(pack, double=False))
+    return random_judge(judge, config, META, pack)
 
 
 def random_judge(

@@ -1,9 +1,9 @@
 """Linear layers with quantised weights, as shapes: the bytes they hold, and what they need for a moment to compute.
 
 bitsandbytes cannot build its layers without a GPU. What it does is counted by hand: NF4 keeps half a byte a weight and
-a scale for each block of 64, one byte where scales are quantised themselves (and a float32 for each 256 of them), else
-a float32; int8 keeps a byte a weight and a float32 for each row. Both unpack a layer's weights to multiply by them
-(int8 only in the backward pass), once in each direction, and keep nothing unpacked.
+a scale for each block of 64, which is quantised itself (`nopair.precision`): a byte, and a float32 for each 256 of
+them; int8 keeps a byte a weight and a float32 for each row. Both unpack a layer's weights to multiply by them (int8
+only in the backward pass), once in each direction, and keep nothing unpacked.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class PackedLinear(nn.Linear):
     what is computed in.
     """
 
-    def __init__(self, plain: nn.Linear, bits: Bits, double: bool) -> None:
+    def __init__(self, plain: nn.Linear, bits: Bits) -> None:
         with torch.device("meta"):
             super().__init__(plain.in_features, plain.out_features, plain.bias is not None, dtype=plain.weight.dtype)
         self.bits: Bits = bits
@@ -60,9 +60,9 @@ class PackedLinear(nn.Linear):
         packed = torch.empty(count * bits // 8, 1, dtype=torch.uint8, device="meta")
         self.weight = nn.Parameter(packed, requires_grad=False)
         blocks = -(-count // BLOCK) if bits == 4 else plain.out_features
-        kind = torch.uint8 if double and bits == 4 else torch.float32
+        kind = torch.uint8 if bits == 4 else torch.float32
         self.register_buffer("scales", torch.empty(blocks, dtype=kind, device="meta"))
-        if kind == torch.uint8:
+        if bits == 4:
             self.register_buffer("scales_of_scales", torch.empty(-(-blocks // SCALES), device="meta"))
         self.requires_grad_(False)
 
@@ -76,11 +76,8 @@ Quantise = Callable[[nn.Module, Bits, Callable[[str], bool]], None]
 """Makes the layers of a module quantised, in place, whose full names the function says yes to."""
 
 
-def pack(module: nn.Module, bits: Bits, is_packed: Callable[[str], bool], *, double: bool) -> None:
-    """Replace in place the linear layers of `module` whose full names `is_packed` says are quantised.
-
-    `double` says whether scales are quantised too.
-    """
+def pack(module: nn.Module, bits: Bits, is_packed: Callable[[str], bool]) -> None:
+    """Replace in place the linear layers of `module` whose full names `is_packed` says are quantised."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and is_packed(name):
-            module.set_submodule(name, PackedLinear(layer, bits, double))
+            module.set_submodule(name, PackedLinear(layer, bits))
