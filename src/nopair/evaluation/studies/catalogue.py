@@ -137,8 +137,8 @@ FREE_FORM: Final = Study(
         # From the base, no run of this length draws the second thing (docs/log.md).
         *("base.student=tiny:editor", "warmup.steps=0", "npedit.steps=220", "npedit.lr=8e-4", "npedit.fake_lr=8e-4"),
         *("judge.path=tiny:judge-2",),  # the first one has never been asked about subjects in new scenes
-        *("npedit.guidance={default: 1.5}", 'npedit.negative_prompt=""', "npedit.reference_weight=0.0"),
-        "npedit.judge_weight=0.015",
+        *("npedit.guidance={default: 2.0}", 'npedit.negative_prompt=""', "npedit.reference_weight=0.0"),
+        "npedit.judge_weight=0.01",
     ),
     variants=(
         Variant("full", (), (4, 8)),
