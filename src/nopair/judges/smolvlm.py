@@ -1,4 +1,4 @@
-"""The SmolVLM and SmolVLM2 families (transformers `SmolVLMForConditionalGeneration`).
+"""The SmolVLM2 family (transformers `SmolVLMForConditionalGeneration`). The first SmolVLM is another, `idefics3`.
 
 The family's processor may cut an image into tiles. Here an image is always its "global" view alone, as the processor
 makes it with `do_image_splitting=False`: resized to a long side, then squashed to a square, both with Lanczos.
