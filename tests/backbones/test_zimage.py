@@ -395,6 +395,12 @@ BROKEN = {
     "no tokenizer": (_without("tokenizer/tokenizer_config.json"), "tokenizer: no tokenizer_config.json"),
     "no vocabulary": (_without("tokenizer/tokenizer.json"), "tokenizer: no vocab.json"),
     "bad vocabulary": (_truncate("tokenizer/tokenizer.json"), "tokenizer: cannot load"),
+    "a vocabulary of another kind": (_write("tokenizer/tokenizer.json", "3"), "tokenizer: cannot load"),
+    "a vocabulary of another version": (
+        _edit("tokenizer/tokenizer.json", version="9"),
+        "tokenizer: cannot load .*version",
+    ),
+    "tokenizer settings of another kind": (_write("tokenizer/tokenizer_config.json", "[]"), "tokenizer: cannot load"),
     "no chat template": (_without("tokenizer/chat_template.jinja"), "no chat template"),
     "no scheduler": (_without("scheduler"), "no scheduler_config.json"),
     "dynamic shift": (_edit("scheduler/scheduler_config.json", use_dynamic_shifting=True), "dynamic shifting"),

@@ -1,6 +1,7 @@
 """The LLaVA-OneVision judge against the family's own processor and forward, on a tiny random checkpoint."""
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -298,6 +299,44 @@ BROKEN = {
         _configured(lambda c: c.update(size={"height": 32, "width": 32}), "preprocessor_config.json"),
         "size",
     ),
+    "tokenizer of nothing": (_with("tokenizer.json", "{}"), "cannot load the tokenizer"),
+    "tokenizer of another kind": (_with("tokenizer.json", "[]"), "cannot load the tokenizer"),
+    "tokenizer without a model": (
+        _configured(lambda c: c.update(model=None), "tokenizer.json"),
+        "cannot load the tokenizer .data did not match",
+    ),
+    "tokenizer of another version": (
+        _configured(lambda c: c.update(version="9"), "tokenizer.json"),
+        "cannot load the tokenizer .Unknown tokenizer version",
+    ),
+    "tokenizer settings of another kind": (_with("tokenizer_config.json", "[]"), "cannot load the tokenizer"),
+    "a length that is no number": (
+        _configured(lambda c: c.update(model_max_length="x"), "tokenizer_config.json"),
+        "model_max_length of a wrong type",
+    ),
+    "generation settings of another kind": (_with("generation_config.json", "[]"), "cannot load the judge"),
+    "a precision that is none": (_configured(lambda c: c.update(dtype="nope")), "cannot load the judge"),
+    "image processor of another kind": (_with("preprocessor_config.json", "[]"), "cannot load the image processor"),
+    **{
+        f"image processor with {name}: {value}": (
+            _configured(lambda c, name=name, value=value: c.update({name: value}), "preprocessor_config.json"),
+            f"image processor .*{name}",
+        )
+        for name, value in [
+            ("image_mean", None),
+            ("image_mean", [0.5]),
+            ("image_mean", 0.5),
+            ("image_mean", ["a", "b", "c"]),
+            ("image_mean", [0.5, 0.5, math.nan]),
+            ("image_std", None),
+            ("image_std", [0, 1, 1]),
+            ("resample", None),
+            ("resample", "x"),
+            ("rescale_factor", None),
+            ("rescale_factor", "x"),
+            ("size", None),
+        ]
+    },
     "no chat template": (_without("chat_template.jinja"), "no chat template"),
     "broken chat template": (_with("chat_template.jinja", "{% for"), "chat template fails"),
 }

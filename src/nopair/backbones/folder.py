@@ -18,13 +18,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.device import lacks_memory
 from nopair.errors import ModelError, OutputError
 from nopair.method.flow import levels
 from nopair.precision import Bits, Precision, quantisation
 from nopair.surplus import surplus_layers
+from nopair.tokenizer import read_tokenizer
 
 NEVER_QUANTISED = ("lm_head", "proj_out", "all_final_layer")
 """Small matrices right at the output, whose rounding nothing after them can make good. (The last one is Z-Image's.)"""
@@ -139,10 +140,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     _require(folder, "tokenizer_config.json")
     if not (folder / "tokenizer.json").is_file():
         _require(folder, "vocab.json")  # without either the library makes up an empty vocabulary
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: cannot load the tokenizer ({_line(error)}); copy the folder again") from None
+    tokenizer = read_tokenizer(folder)
     if tokenizer.chat_template is None:
         raise ModelError(f"{folder}: the tokenizer has no chat template; add the family's chat_template.jinja")
     return tokenizer

@@ -1,6 +1,5 @@
 """The tokenizers of Stable Diffusion 3, and CLIP's share of a prompt, as the stock pipeline makes them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
 from nopair.errors import ModelError
+from nopair.tokenizer import read_tokenizer
 
 
 def encode_clip(
@@ -37,23 +37,4 @@ def load_tokenizer(kind: type[CLIPTokenizer] | type[T5Tokenizer], folder: Path) 
     for name in ("tokenizer_config.json", *(("vocab.json", "merges.txt") if in_pieces else ("tokenizer.json",))):
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: no {name}; the model folder is incomplete, copy it again")
-    try:
-        if in_pieces:
-            _check_merges(folder)
-        return kind.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
-        raise ModelError(f"{folder}: cannot load the tokenizer ({line}); copy the folder again") from None
-
-
-def _check_merges(folder: Path) -> None:
-    """Find what the library reports by a bare `Exception`: a file that was cut.
-
-    Raises:
-        ValueError: the vocabulary is no JSON, or lacks what a merge makes.
-    """
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines():
-        first, _, second = line.partition(" ")
-        if line and not line.startswith("#version") and not (second and first + second in vocabulary):
-            raise ValueError(f"merges.txt: {line!r} makes no token of vocab.json")
+    return read_tokenizer(folder, kind)

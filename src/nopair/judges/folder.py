@@ -10,11 +10,12 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.errors import ModelError
 from nopair.precision import Precision, quantisation
 from nopair.surplus import surplus_layers
+from nopair.tokenizer import read_tokenizer
 from nopair.weights import PREFIX, resolve
 
 
@@ -87,15 +88,35 @@ def load_parts(
             ignore_mismatched_sizes=True,  # told below, in one line
             **quantised,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        processor = processor_class.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         raise ModelError(f"cannot load the judge in {folder}: {_first_line(error)}; copy the folder again") from error
     model, loading = loaded
     _require_weights(folder, model, loading)
+    tokenizer = read_tokenizer(folder)
+    processor = _read_processor(folder, processor_class)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_template(folder)
     return Parts(model.requires_grad_(False).eval(), tokenizer, processor)
+
+
+def _read_processor(folder: Path, kind: Any) -> Any:
+    try:
+        processor = kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ModelError(
+            f"cannot load the image processor of the judge in {folder}: {_first_line(error)}; copy the folder again"
+        ) from error
+    if processor.size is None:
+        raise ModelError(f"the judge's image processor in {folder} has no size; copy preprocessor_config.json again")
+    return processor
 
 
 def _require_weights(folder: Path, model: Any, loading: dict) -> None:
@@ -120,7 +141,7 @@ def _legacy_template(folder: Path) -> str:
         raise ModelError(f"the judge in {folder} has no chat template; add chat_template.jinja")
     try:
         return json.loads(path.read_text(encoding="utf-8"))["chat_template"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} holds no chat_template; add chat_template.jinja instead") from error
 
 

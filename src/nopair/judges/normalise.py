@@ -1,5 +1,6 @@
 """What the image processors of all families end with, and the check that they do nothing that is not done here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,23 +32,44 @@ class Normalisation:
             ModelError: the processor asks for a step that has no equivalent here.
         """
         expected: dict[str, tuple[object, object]] = {
-            "resample": (int(processor.resample), int(kernel)),
+            "resample": (processor.resample, int(kernel)),
             "do_resize": (bool(processor.do_resize), True),
             "do_rescale": (bool(processor.do_rescale), True),
-            "rescale_factor": (round(255 * processor.rescale_factor, 6), 1.0),
+            "rescale_factor": (_per_byte(processor.rescale_factor), 1.0),
             "do_normalize": (bool(processor.do_normalize), True),
         }
         for name, (found, needed) in {**facts, **expected}.items():
             if found != needed:
-                raise ModelError(
-                    f"the judge's image processor has {name} {found}, but {needed} is needed; "
-                    "use the checkpoint's own preprocessor_config.json"
-                )
-        red, green, blue = processor.image_mean
-        red_std, green_std, blue_std = processor.image_std
-        return cls((red, green, blue), (red_std, green_std, blue_std))
+                raise _other(name, found, needed)
+        mean = _channels("image_mean", processor.image_mean)
+        std = _channels("image_std", processor.image_std)
+        if min(std) <= 0:
+            raise _other("image_std", std, "more than 0")
+        return cls(mean, std)
 
     def __call__(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """Normalised pixels."""
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+
+def _per_byte(factor: object) -> object:
+    """A rescale factor in terms of 1/255, up to rounding; anything but a number as it is."""
+    return round(255 * factor, 6) if isinstance(factor, int | float) else factor
+
+
+def _channels(name: str, values: object) -> tuple[float, float, float]:
+    """One finite number for each channel. Raises ModelError for anything else."""
+    match values:
+        case [int() | float() as red, int() | float() as green, int() | float() as blue]:
+            channels = float(red), float(green), float(blue)
+            if all(map(math.isfinite, channels)):
+                return channels
+    raise _other(name, values, "three finite numbers, one for each channel,")
+
+
+def _other(name: str, found: object, needed: object) -> ModelError:
+    return ModelError(
+        f"the judge's image processor has {name} {found}, but {needed} is needed; "
+        "use the checkpoint's own preprocessor_config.json"
+    )

@@ -1,6 +1,5 @@
 """A base's adapter around models of its architecture: its real code, and none of its weights."""
 
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -19,6 +18,7 @@ from nopair.planning.packed import Quantise, pack
 from nopair.planning.shapes import META
 from nopair.planning.words import word_tokenizer
 from nopair.precision import Bits
+from nopair.tokenizer import read_tokenizer
 
 CLIP_TOKENS = 77
 
@@ -159,19 +159,7 @@ def _scheduler(base: Architecture) -> FlowMatchEulerDiscreteScheduler:
 def _tokenizer(base: Architecture, part: str = "tokenizer", longest: int = 100_000) -> PreTrainedTokenizerBase:
     if base.folder is None or not (base.folder / part / "tokenizer_config.json").is_file():
         return word_tokenizer(longest=longest)
-    return own_tokenizer(base.folder / part)
-
-
-def own_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local folder.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    try:
-        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: cannot load the tokenizer ({_line(error)}); copy the folder again") from None
+    return read_tokenizer(base.folder / part)
 
 
 def _line(error: Exception) -> str:
