@@ -12,8 +12,8 @@ INTRODUCTION = """# Results of studies
 Each table is a study: editors trained side by side from the tiny base with the recipe `study` (120 steps of 8 records
 after 20 steps of warm-up), changed in one thing, with three seeds each; scored by the oracle on the same held-out
 edits. `free-form` alone goes on from the shipped editor, for 220 steps; and in `judge-scale` *128 wide, trained on* is
-`tiny:judge-2` as it was before its last training. Means ± standard deviation over seeds. `nopair study NAME` trains and
-scores all of it again, and `python benchmarks/results.py > docs/results.md` writes this page from docs/results/NAME.json.
+`tiny:judge-2` as it was before its last training. Means ± standard deviation over seeds. `nopair study NAME` trains
+and scores all of it again; `python benchmarks/results.py > docs/results.md` writes this page from docs/results/*.json.
 
 These editors are far from trained: the recipe stops where differences between objectives can be seen in a few minutes,
 not where editing is learnt (the shipped editor took 6,450 steps of 16)."""
