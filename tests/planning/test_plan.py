@@ -1,17 +1,21 @@
 """Plans against what training really takes, and the values they are made of."""
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from nopair.backbones.load import load_backbone
 from nopair.config import load_recipe
 from nopair.errors import ConfigError, ModelError
 from nopair.judges.load import load_judge
@@ -23,6 +27,7 @@ from nopair.planning.ledger import ATTENTION
 from nopair.planning.packed import PackedLinear
 from nopair.planning.plan import GIB, RESERVE, Plan, StagePlan, plan
 from nopair.planning.rehearsal import FAKE, GRADIENTS, SAMPLES, STUDENT, VISITING, WARMUP
+from nopair.planning.table import print_plan
 from nopair.training.run import Training, compose
 from nopair.weights import resolve
 
@@ -233,6 +238,27 @@ def test_the_largest_bucket_is_planned_and_every_bucket_is_tried() -> None:
     assert mixed[SAMPLES].flops == small[SAMPLES].flops
     with pytest.raises(ConfigError, match="image size 64x100"):
         stages("data.buckets=[[64, 100]]")
+
+
+def test_the_host_memory_of_an_export_is_that_of_the_base_read_again(demo: Plan) -> None:
+    """Whatever of it was quantised or dropped in training; of full roles the student is beside it."""
+    base: Any = load_backbone(resolve("tiny:base"))
+
+    def count(*parts: nn.Module) -> int:
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+    whole = count(base.transformer, base.vae, base.text_encoder)
+
+    def exported(*overrides: str) -> Plan:
+        return plan(load_recipe("demo", [*SHORT, "warmup.steps=0", *overrides]), switches=False)
+
+    small = ["base.roles=lora", "base.dtype=bfloat16", "base.bits=4", "data.cache=cache"]
+    assert exported(*small).export_bytes == 2 * whole
+    assert exported("data.cache=cache").export_bytes == 4 * (whole + count(base.transformer))
+    assert demo.export_bytes == 0
+    console = Console(file=io.StringIO(), width=200)
+    print_plan(exported(*small), None, console)
+    assert "host memory at export: 0.01 GiB" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_processes_share_a_batch() -> None:

@@ -71,7 +71,8 @@ class Switch:
 class Plan:
     """What a recipe costs each of `ranks` processes. All numbers are computed, none is measured.
 
-    `parameters` are counts by model, `trainable` those of them, or beside them, that are trained.
+    `parameters` are counts by model, `trainable` those of them, or beside them, that are trained. `export_bytes` are
+    of host memory, for the base that the process which writes the editor reads again; 0 where it does not.
     """
 
     recipe: str
@@ -80,6 +81,7 @@ class Plan:
     trainable: Mapping[str, int]
     stages: tuple[StagePlan, ...]
     switches: tuple[Switch, ...]
+    export_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -105,6 +107,7 @@ class Plan:
             "peak_gib": self.peak_bytes / GIB,
             "parameters": dict(self.parameters),
             "trainable": dict(self.trainable),
+            "export_host_gib": self.export_bytes / GIB,
             "stages": {
                 stage.name: {
                     "peak_gib": stage.peak_bytes / GIB,
@@ -151,7 +154,7 @@ def plan(recipe: Recipe, *, ranks: int = 1, device: Literal["cuda", "cpu"] = "cu
         _, with_it = _plan_once(other, ranks, device)
         made = Plan(recipe.name, ranks, {}, {}, with_it, ())
         tried.append(Switch(changes, made.peak_bytes, made.step_flops.get("npedit", 0)))
-    return Plan(recipe.name, ranks, found.parameters, found.trainable, stages, tuple(tried))
+    return Plan(recipe.name, ranks, found.parameters, found.trainable, stages, tuple(tried), found.export_bytes)
 
 
 def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tuple[StagePlan, ...]]:

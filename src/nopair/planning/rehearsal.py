@@ -48,11 +48,15 @@ VISITING: Final = "offloaded: "
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was counted. Bytes and operations are those of one step of one process, with `fake_steps` of 1."""
+    """What was counted. Bytes and operations are those of one step of one process, with `fake_steps` of 1.
+
+    `export_bytes` are of host memory, at the end of training; see `nopair.planning.plan.Plan`.
+    """
 
     stages: dict[str, Stage]
     parameters: dict[str, int]
     trainable: dict[str, int]
+    export_bytes: int
 
 
 def rehearse(recipe: Recipe) -> Rehearsal:
@@ -64,7 +68,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     """
     models = _models(recipe)
     ledger = Ledger("meta", aside=OPTIMISER)
-    parameters = _own_frozen(ledger, recipe, models)
+    parameters, export_bytes = _own_frozen(ledger, recipe, models), _export_bytes(recipe, models.backbone)
     judges = _judges(ledger, recipe, models)
     roles = _roles(recipe, models.backbone)
     trainable = {NAMES[role]: _count(roles.trainable(role).values()) for role in TRAINED}
@@ -88,7 +92,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
                 kept = [value.detach().clone() for value in roles.trainable("student").values()]
             parts.sampler.pixels()
             del kept
-    return Rehearsal(ledger.stages, parameters, trainable)
+    return Rehearsal(ledger.stages, parameters, trainable, export_bytes)
 
 
 def judge_and_roles(recipe: Recipe) -> tuple[VisionLanguageJudge, Roles]:
@@ -118,6 +122,16 @@ def _models(recipe: Recipe) -> _Models:
     judges = [shape_judge(architecture(one.path), one) for one in recipe.judges]
     seen = recipe.bystander
     return _Models(backbone, judges, None if seen is None else shape_judge(architecture(seen.path), seen))
+
+
+def _export_bytes(recipe: Recipe, backbone: StoredBackbone) -> int:
+    """Of the base as `nopair.training.run.Training.editor` reads it again, and of a student put beside it."""
+    is_full = recipe.base.roles == "full"
+    if is_full and recipe.data.cache is None:
+        return 0
+    codecs: Any = backbone
+    read = [backbone.transformer, codecs.vae, *text_encoders(backbone), *([backbone.transformer] if is_full else [])]
+    return sum(map(_count_unpacked, read)) * getattr(torch, recipe.base.dtype).itemsize
 
 
 def _own_frozen(ledger: Ledger, recipe: Recipe, models: _Models) -> dict[str, int]:
