@@ -184,7 +184,7 @@ def evaluate(
         OutputError: the file cannot be written.
         MemoryShortError: the device is too small.
     """
-    kinds = chosen(categories)
+    kinds, precision, place = chosen(categories), dtype_called(dtype), choose_device(device)
     make_folder(output)
     size = read_settings(resolve(model))
     if (size.height, size.width) != (SIZE, SIZE):
@@ -192,8 +192,7 @@ def evaluate(
             f"{model} edits at {size.height}x{size.width} pixels, but the shapes world has {SIZE}x{SIZE}; "
             "score it on a benchmark: --benchmark folder:PLACE (docs/evaluation.md)"
         )
-    place = choose_device(device)
-    editor = Editor.load(model, place, dtype_called(dtype))
+    editor = Editor.load(model, place, precision)
     edits = held_out_cases(seed, per_category, kinds)
     with enough_memory("name a smaller judge (--judge), or another device (--device cpu)"):
         asked = load_judge(resolve(judge)).to(place)

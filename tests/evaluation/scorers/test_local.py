@@ -1,11 +1,13 @@
 """A local judge: a random LLaVA small enough to run at once. It knows nothing, and gets no marks for that."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessorPil,
@@ -118,6 +120,19 @@ def test_a_device_without_memory_is_one_line(
     for number, place in enumerate(places):
         with pytest.raises(MemoryShortError, match=r"2.50 GiB more\); take a smaller judge than"):
             asked(place, number)
+
+
+def test_weights_that_are_missing_are_not_made_up(folder: Path, make_task: Callable[..., Task], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "judge"))
+    weights = load_file(copy / "model.safetensors")
+    gone = next(name for name in sorted(weights) if "mlp" in name)
+    save_file(
+        {name: value for name, value in weights.items() if name != gone}, copy / "model.safetensors", {"format": "pt"}
+    )
+    scorer = JudgedScorer(ours("viescore"), RULES["viescore"], load_scoring_judge(f"local:{copy},dtype=fp32", "cpu"))
+    task = make_task("a", torch.rand(3, 20, 12))
+    with Store(tmp_path / "replies.jsonl") as store, pytest.raises(ModelError, match=r"1 weights are missing, .*mlp"):
+        asyncio.run(ask_all(scorer, open_questions(scorer, [task], store), store, lambda done: None))
 
 
 def test_what_is_no_local_judge(tmp_path: Path, folder: Path) -> None:

@@ -124,8 +124,8 @@ def _of_ours(name: str, folder: Path, dtype: torch.dtype, place: torch.device) -
 def _any_family(folder: Path, dtype: torch.dtype, place: torch.device) -> LocalAsked:
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -133,6 +133,9 @@ def _any_family(folder: Path, dtype: torch.dtype, place: torch.device) -> LocalA
             f"{folder}: cannot be loaded as a judge ({reason}); if a package is missing, install it, or serve the "
             "model with vLLM and name its endpoint"
         ) from error
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):  # the library makes them up
+        raise ModelError(f"{folder}: {len(missing)} weights are missing, {missing[0]} first; copy the folder again")
     model.requires_grad_(False).eval().to(place)
     # Settings for sampling in the folder mean nothing to greedy answers, and would be warned of each time.
     model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
