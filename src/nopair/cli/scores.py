@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -24,6 +24,14 @@ from nopair.cli.common import (
 from nopair.errors import ConfigError
 
 
+_Categories: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Kinds of edit in the shapes world, such as free-form; by default the nine local ones."
+    ),
+]
+
+
 @app.command()
 def evaluate(
     model: Annotated[
@@ -40,12 +48,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Edits of each kind; by default 32 in the shapes world, all of a benchmark."),
     ] = None,
-    categories: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B", help="Kinds of edit in the shapes world, such as free-form; by default the nine local ones."
-        ),
-    ] = None,
+    categories: _Categories = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take and cost.")] = False,
     seed: Seed = 0,
     output: Folder = Path("runs/evaluate"),
@@ -178,12 +181,7 @@ def audit(
         ),
     ] = None,
     per_category: Annotated[int, typer.Option(min=1, help="Held-out scenes for each kind of edit.")] = 16,
-    categories: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B", help="Kinds of edit in the shapes world, such as free-form; by default the nine local ones."
-        ),
-    ] = None,
+    categories: _Categories = None,
     starts: Annotated[
         int, typer.Option(min=0, help="Ascents of the gradient for each kind of edit; 0 leaves gradients out.")
     ] = 8,
