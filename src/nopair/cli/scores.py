@@ -23,7 +23,6 @@ from nopair.cli.common import (
 )
 from nopair.errors import ConfigError
 
-
 _Categories: TypeAlias = Annotated[
     str | None,
     typer.Option(
