@@ -352,6 +352,8 @@ def test_judge_audit(run: Run, stub: Any) -> None:
     where = ("--device", "cuda:1", "--dtype", "bfloat16", "--bits", "4")
     assert run("judge", "audit", "j", *options, *where, "--seed", "5", "-o", "out", "--json")[0] == 0
     assert run("judge", "audit", "j", "--bits", "3")[0] == run("judge", "audit", "j", "--dtype", "int8")[0] == 2
+    code, _, said = run("judge", "audit", "j", "--cases", "c", "--categories", "free-form")
+    assert (code, "--categories is for the shapes world" in said) == (2, True)
     first = Settings(0, 16, 8, 20, 16), Path("runs/audit"), Place("auto", "float32", None)
     second = Settings(5, 2, 0, 3, 4), Path("out"), Place("cuda:1", "bfloat16", 4)
     assert calls == [
