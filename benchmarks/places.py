@@ -26,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-category", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("overrides", nargs="*", help="of the demo recipe, such as npedit.preserve_time=0.9")
+    parser.add_argument(
+        "overrides", nargs="*", help="of the demo recipe, such as 'npedit.preserve_time={default: 0.9}'"
+    )
     arguments = parser.parse_args()
     recipe = load_recipe("demo", arguments.overrides)
     teacher = compose(recipe).roles.teacher

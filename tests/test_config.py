@@ -150,8 +150,10 @@ npedit:
   reference_weight: 0.0
   preservation_weight: 0.0
   preserve: everywhere
-  preserve_time: 0.75
+  preserve_time:
+    default: 0.75
   preserve_width: 0.15
+  context: none
   judge_loss: binary
   questions:
   - edit

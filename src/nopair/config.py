@@ -161,10 +161,18 @@ class EditPhaseConfig(PhaseConfig):
         description="where that error counts: everywhere, which holds edits back, too; or where the teacher, under "
         "both captions, sees no edit",
     )
-    preserve_time: Level = Field(default=0.75, description="time at which the teacher is asked where the edit is")
+    preserve_time: Mapping[str, Level] = Field(
+        default={"default": 0.75},
+        description="time at which the teacher is asked where the edit is, by category; `default` for those not named",
+    )
     preserve_width: Positive = Field(
         default=0.15,
         description="difference of its two answers at which a place counts as edited, in a latent's deviations",
+    )
+    context: Literal["none", "unedited"] = Field(
+        default="none",
+        description="what teacher and fake score see of the reference: none of it, as in the paper; or all but where "
+        "the teacher sees the edit, for a base that can fill in holes",
     )
     judge_loss: Literal["binary", "vocabulary"] = Field(
         default="binary", description="cross-entropy over the words Yes and No, or over all of the judge's vocabulary"
@@ -202,8 +210,9 @@ class EditPhaseConfig(PhaseConfig):
     def _sane(self) -> "EditPhaseConfig":
         if self.query_low >= self.query_high:
             raise ValueError(f"query_low {self.query_low} must be below query_high {self.query_high}")
-        if "default" not in self.guidance:
-            raise ValueError("guidance has no `default`")
+        for name in ("guidance", "preserve_time"):
+            if "default" not in getattr(self, name):
+                raise ValueError(f"{name} has no `default`")
         judged = self.judge_weight if self.questions else 0.0
         if not any((judged, self.dmd_weight, self.reference_weight, self.preservation_weight)):
             raise ValueError(

@@ -38,6 +38,7 @@ from nopair.method import (
     to_x0,
     training_levels,
     velocity_target,
+    without_edit,
 )
 
 Inputs = dict[str, Tensor]
@@ -79,6 +80,7 @@ FUNCTIONS: dict[str, Callable[[Inputs], Tensor]] = {
     "reference_loss": lambda i: reference_loss(i["x"], i["y"], i["nothing"]),
     "preservation_loss": lambda i: preservation_loss(i["x"], i["y"], i["z"][:, :1]),
     "kept_places": lambda i: kept_places(i["x"], field, other, i["t"], i["y"], 0.5),
+    "without_edit": lambda i: without_edit(i["x"], i["y"], i["z"][:, :1]),
     "judge_reward": lambda i: judge_reward(i["answers"], i["wants_yes"], i["asked"]),
     "renoise_move": lambda i: renoise_move(i["x"], i["y"], i["t"], i["t"] / 2)[0],
     "sde_move": lambda i: sde_move(i["x"], i["y"], i["t"], i["t"] / 2, 0.7)[0],

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from nopair.errors import DataError
-from nopair.method import Weights, does_nothing, kept_places, preservation_loss, reference_loss, student_losses
+from nopair.method import (
+    Weights,
+    does_nothing,
+    kept_places,
+    preservation_loss,
+    reference_loss,
+    student_losses,
+    without_edit,
+)
 from nopair.types import EditBatch
 
 
@@ -98,6 +106,14 @@ def test_everything_is_kept_exactly_where_both_captions_are_one() -> None:
     reference, noise = torch.randn(2, 2, 3, 4, 4)
     kept = kept_places(reference, wave, wave, torch.tensor([0.3, 0.9]), noise, 0.15)
     assert (kept == 1).all()
+
+
+def test_a_hole_is_where_less_than_half_is_kept() -> None:
+    reference, blank = torch.randn(2, 2, 3, 1, 4)
+    kept = torch.tensor([0.0, 0.499, 0.5, 1.0]).expand(2, 1, 1, 4)
+    seen = without_edit(reference, blank, kept)
+    assert torch.equal(seen[..., :2], blank[..., :2])
+    assert torch.equal(seen[..., 2:], reference[..., 2:])
 
 
 def test_do_nothing_samples_are_found() -> None:

@@ -59,6 +59,11 @@ def test_what_the_fake_score_sees_afresh_is_there_too(tmp_path: Path) -> None:
         training.npedit.step(step)
 
 
+def test_what_stands_for_an_edited_place_is_there_too(tmp_path: Path) -> None:
+    context = ["data.cache=" + str(tmp_path / "cache"), "npedit.context=unedited"]
+    compose(load_recipe("demo", [*SHORT, *context])).npedit.step(0)
+
+
 def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[int] = []
     monkeypatch.setattr(dist, "all_reduce", lambda tensor, operation: waited.append(len(entries())))

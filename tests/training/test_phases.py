@@ -20,8 +20,9 @@ from nopair.errors import CheckpointError
 from nopair.judges.questions import VERSION
 from nopair.judges.scripted import ScriptedJudge
 from nopair.method.flow import levels
+from nopair.training.keeping import CONTEXTS, KEPT
 from nopair.training.loop import run_phases
-from nopair.training.parts import Draws, Parts
+from nopair.training.parts import Draws, Parts, Piece
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
 from nopair.types import EditBatch, Text
@@ -135,10 +136,13 @@ def test_adamw8bit_is_given_what_adamw_is() -> None:
     assert all(torch.equal(value, found["adamw8bit"][name]) for name, value in found["adamw"].items())
 
 
-@pytest.mark.parametrize(("optimiser", "fake_samples"), [("adamw", "reused"), ("muon", "reused"), ("adamw", "fresh")])
+@pytest.mark.parametrize(
+    ("optimiser", "fake_samples", "context"),
+    [("adamw", "reused", "none"), ("muon", "reused", "unedited"), ("adamw", "fresh", "unedited")],
+)
 @pytest.mark.parametrize("stop", ["warmup", "npedit"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, stop: str, optimiser: str, fake_samples: str
+    tmp_path: Path, stop: str, optimiser: str, fake_samples: str, context: str
 ) -> None:
     def phases(recipe: Recipe) -> tuple[Parts, tuple[WarmupPhase, EditPhase]]:
         parts = make_parts(recipe)
@@ -150,6 +154,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         f"warmup.optimiser={optimiser}",
         f"npedit.optimiser={optimiser}",
         f"npedit.fake_samples={fake_samples}",
+        f"npedit.context={context}",
         "npedit.betas=[0.9,0.95]",
     )
     _parts, whole = phases(recipe)
@@ -292,7 +297,7 @@ def test_preserving_the_unedited_asks_the_teacher_under_both_captions_and_holds_
         return velocity(self, noisy, t, text, reference)
 
     monkeypatch.setattr(ToyBackbone, "velocity", noted)
-    setting = ("npedit.preservation_weight=2.0", "npedit.preserve_time=0.625", "npedit.fake_steps=1")
+    setting = ("npedit.preservation_weight=2.0", "npedit.preserve_time={default: 0.625}", "npedit.fake_steps=1")
     counts, metrics = {}, {}
     for preserve in ("everywhere", "unedited"):
         asked.clear()
@@ -313,3 +318,75 @@ def test_where_to_preserve_is_not_asked_if_it_has_no_weight(monkeypatch: pytest.
     EditPhase(make_parts(make_recipe("npedit.preservation_weight=0.0", "npedit.preserve=unedited"))).step(0)
     with pytest.raises(pytest.fail.Exception, match="asked the teacher"):
         EditPhase(make_parts(make_recipe("npedit.preservation_weight=1.0", "npedit.preserve=unedited"))).step(0)
+
+
+@pytest.mark.parametrize("fake_samples", ["reused", "fresh"])
+def test_teacher_and_fake_score_see_what_stays_of_the_reference_and_the_student_all_of_it(
+    monkeypatch: pytest.MonkeyPatch, fake_samples: str
+) -> None:
+    seen: dict[str, list[Tensor]] = {"student": [], "teacher": [], "fake": []}
+    velocity = ToyBackbone.velocity
+    setting = ("npedit.context=unedited", "npedit.guidance={default: 2.0}", "npedit.fake_steps=1")
+    parts = make_parts(make_recipe(*setting, f"npedit.fake_samples={fake_samples}"))
+    roles = {id(getattr(parts.roles, name).transformer): name for name in seen}
+
+    def noted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
+        if reference is not None:
+            seen[roles[id(self.transformer)]].append(reference)
+        return velocity(self, noisy, t, text, reference)
+
+    def half(reference: Tensor, *_: object) -> Tensor:
+        kept = torch.ones_like(reference[:, :1])
+        kept[..., :2, :] = 0.49
+        return kept
+
+    monkeypatch.setattr(ToyBackbone, "velocity", noted)
+    monkeypatch.setattr("nopair.training.keeping.kept_places", half)
+    EditPhase(parts).step(0)
+    teacher = parts.roles.teacher
+    pixels = parts.source.batch(range(4)).reference
+    whole, grey = teacher.encode_image(pixels), teacher.encode_image(torch.full_like(pixels, 0.5))
+    hole = torch.cat([grey[..., :2, :], whole[..., 2:, :]], dim=-2)
+    assert len(seen["teacher"]) == 2  # under the edited caption and under what guidance leads away from
+    assert len(seen["fake"]) == 2  # in the student's step and in its own
+    assert all(torch.equal(reference, whole) for reference in seen["student"][:2])
+    assert all(torch.equal(reference, hole) for reference in (*seen["teacher"], seen["fake"][0]))
+    assert torch.equal(seen["fake"][1], hole) == (fake_samples == "reused")  # else a hole in other records
+
+
+def test_where_nothing_is_asked_the_teacher_sees_the_whole_reference() -> None:
+    parts = make_parts(make_recipe("data.nothing_share=1.0", "data.categories=[nothing]", "npedit.context=unedited"))
+    piece = Piece.of(parts, "npedit", range(4))
+    context = CONTEXTS["unedited"](parts.roles.teacher, parts.recipe.npedit, piece)
+    assert context is not None
+    assert torch.equal(context, piece.reference)
+
+
+def test_each_category_has_its_own_time_at_which_the_teacher_says_where_the_edit_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times: list[list[float]] = []
+    monkeypatch.setattr(
+        "nopair.training.keeping.kept_places", lambda y, _e, _d, t, *_: times.append(t.tolist()) or y[:, :1]
+    )
+    parts = make_parts(make_recipe("npedit.preserve_time={default: 0.75, background: 0.5}"))
+    piece = Piece.of(parts, "npedit", range(16))
+    KEPT["unedited"](parts.roles.teacher, parts.recipe.npedit, piece)
+    assert times == [[0.5 if name == "background" else 0.75 for name in piece.batch.categories]]
+    assert "background" in piece.batch.categories
+
+
+def test_without_guidance_the_teacher_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    velocity = ToyBackbone.velocity
+    parts = make_parts(make_recipe("npedit.guidance={default: 1.0}"))
+
+    def noted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
+        asked.append(self.transformer is parts.roles.teacher.transformer)
+        return velocity(self, noisy, t, text, reference)
+
+    monkeypatch.setattr(ToyBackbone, "velocity", noted)
+    plain = EditPhase(parts).step(0)["dmd"]
+    assert sum(asked) == 1
+    nearly = EditPhase(make_parts(make_recipe("npedit.guidance={default: 1.000001}"))).step(0)["dmd"]
+    assert plain == pytest.approx(nearly, rel=1e-4)

@@ -26,7 +26,7 @@ from. Everything takes any batch size, and a sample's result does not depend on 
 | 19 DMD                               | `dmd_loss`             |              |
 | 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
 | 21 do-nothing, preservation          | `reference_loss`, `does_nothing`, `preservation_loss` | objective.py |
-| 22 places to keep (option)           | `kept_places`          |              |
+| 22 places to keep (option)           | `kept_places`, `without_edit` |       |
 | 23 total                             | `student_losses`       |              |
 | 24 reward (baseline, from here on)   | `judge_reward`         | grpo.py      |
 | 25 re-noising as a policy            | `renoise_move`         |              |
@@ -74,6 +74,7 @@ from nopair.method.objective import (
     preservation_loss,
     reference_loss,
     student_losses,
+    without_edit,
 )
 from nopair.method.rollout import rollout, sampler_levels, training_levels
 from nopair.method.verdict import full_vocabulary_loss, judge_loss, ramp, right_minus_wrong
@@ -122,4 +123,5 @@ __all__ = [
     "to_x0",
     "training_levels",
     "velocity_target",
+    "without_edit",
 ]

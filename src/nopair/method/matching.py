@@ -2,7 +2,7 @@
 
 The student's samples are pulled towards the images a frozen text-to-image teacher makes for the edited caption (`real`)
 and away from what the student makes now (`fake`, a score model trained online on the student's own samples). Neither
-sees the reference image.
+sees the reference image; as an option, both see what is to stay of it (Eq. 22), bound into the two fields.
 """
 
 from collections.abc import Callable

@@ -70,6 +70,15 @@ def kept_places(
     return torch.exp(-(gap.abs().mean(dim=1, keepdim=True) / width).square())
 
 
+def without_edit(
+    reference: Float[Tensor, "b c h w"], blank: Float[Tensor, "b c h w"], kept: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Eq. 22: y where k >= 1/2, `blank` (a grey image's latents) elsewhere: what stays of the reference, with a hole
+    where the edit is. For a teacher that can fill holes in, to be asked about.
+    """
+    return torch.where(kept >= 0.5, reference, blank)
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """λ of each term; the only-judge and only-DMD ablations are weights of 0.

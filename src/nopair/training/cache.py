@@ -25,6 +25,7 @@ from nopair.config import Recipe
 from nopair.data.files import make_folder, write_atomic
 from nopair.data.loader import Source
 from nopair.errors import DataError
+from nopair.training.keeping import BLANK
 from nopair.training.parallel import ALONE, Ranks
 from nopair.types import EditBatch, Text
 
@@ -176,10 +177,17 @@ def fill(
                 text = backbone.encode_text([prompt])
                 entry = {"features": text.features[0, : text.lengths[0]]}
                 store.write(prompt_key(prompt), entry if text.pooled is None else entry | {"pooled": text.pooled[0]})
-        for image in batch.reference:
+        for image in _images(batch, recipe):
             if not store.path(image_key(image)).is_file():
                 store.write(image_key(image), {"latents": backbone.encode_image(image[None])[0]})
     ranks.wait()
+
+
+def _images(batch: EditBatch, recipe: Recipe) -> Iterator[Float[Tensor, "3 height width"]]:
+    """The references, and what stands for an edited place in one, if training by `recipe` has such."""
+    yield from batch.reference
+    if recipe.npedit.context != "none":
+        yield torch.full_like(batch.reference[0], BLANK)
 
 
 def _visited(recipe: Recipe) -> int:

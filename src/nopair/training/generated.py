@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nopair.config import EditPhaseConfig
 from nopair.method.rollout import rollout, sampler_levels, training_levels
+from nopair.training.keeping import CONTEXTS
 from nopair.training.parts import Draws, Parts, Piece
 
 Unrolled = tuple[Float[Tensor, "call b c h w"], Float[Tensor, "call b"]]
@@ -24,6 +25,8 @@ class Made:
 
     piece: Piece
     x0: Float[Tensor, "b c h w"]
+    context: Float[Tensor, "b c h w"] | None
+    """What teacher and fake score see of the piece's references."""
 
 
 def generate(parts: Parts, piece: Piece, unroll: Unroll) -> Float[Tensor, "b c h w"]:
@@ -86,8 +89,9 @@ class Fresh:
         for indices in self._parts.ranks.pieces(place, config.batch, config.accumulate):
             piece = Piece.of(self._parts, self._phase, indices)
             with torch.no_grad():
+                context = CONTEXTS[config.context](self._parts.roles.teacher, config, piece)
                 x0 = generate(self._parts, piece, UNROLLS[config.unroll])
-            yield Made(piece, x0)
+            yield Made(piece, x0, context)
 
 
 FAKE_SAMPLES: Final[dict[str, type[Reused] | type[Fresh]]] = {"reused": Reused, "fresh": Fresh}

@@ -23,7 +23,7 @@ from nopair.method.objective import (
 from nopair.method.verdict import ramp
 from nopair.training.asking import ASKINGS, count_right, questions_about, require_same_questions, shares_right
 from nopair.training.generated import FAKE_SAMPLES, UNROLLS, Made, generate
-from nopair.training.keeping import KEPT, everywhere
+from nopair.training.keeping import CONTEXTS, KEPT, everywhere
 from nopair.training.optim import Ema, accumulate
 from nopair.training.parts import Draws, Parts, Piece, Trained, assign
 from nopair.training.phase import State
@@ -105,6 +105,7 @@ class EditPhase:
         self._ask = ASKINGS[config.judge_loss](parts.judge)
         self._unroll = UNROLLS[config.unroll]
         self._kept = KEPT[config.preserve] if config.preservation_weight > 0 else everywhere
+        self._context = CONTEXTS[config.context]
         self._shown = FAKE_SAMPLES[config.fake_samples](parts, self.name, config)
         self.steps = config.steps
         self.begin()
@@ -123,9 +124,10 @@ class EditPhase:
         made: list[Made] = []
         sums: dict[str, float] = {}
         for piece in pieces:
-            x0, losses, verdict = self._student_losses(piece, index)
+            context = self._context(self._parts.roles.teacher, config, piece)
+            x0, losses, verdict = self._student_losses(piece, context, index)
             self._parts.roles.backward(losses.total / len(pieces), "student")
-            made.append(Made(piece, x0.detach()))
+            made.append(Made(piece, x0.detach(), context))
             means = {name: value / (len(pieces) * ranks.world) for name, value in losses.metrics().items()}
             for name, value in (means | verdict).items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -137,20 +139,22 @@ class EditPhase:
         return metrics
 
     def _student_losses(
-        self, piece: Piece, index: int
+        self, piece: Piece, context: Float[Tensor, "b c h w"] | None, index: int
     ) -> tuple[Float[Tensor, "b c h w"], StudentLosses, dict[str, float]]:
         config, roles, batch = self._config, self._parts.roles, piece.batch
         x0 = generate(self._parts, piece, self._unroll)
         t, noise = self._query(piece), piece.draws.noise()
-        scale = torch.tensor([config.guidance.get(name, config.guidance["default"]) for name in batch.categories])
+        scales = [config.guidance.get(name, config.guidance["default"]) for name in batch.categories]
         negative = roles.teacher.encode_text(self._negatives(batch))
 
         def real(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-            conditional = roles.teacher.velocity(x, time, piece.caption)
-            return guided(conditional, roles.teacher.velocity(x, time, negative), scale.to(x))
+            conditional = roles.teacher.velocity(x, time, piece.caption, context)
+            if set(scales) == {1.0}:  # what guidance would lead away from does not count
+                return conditional
+            return guided(conditional, roles.teacher.velocity(x, time, negative, context), torch.tensor(scales).to(x))
 
         def fake(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-            return roles.fake.velocity(x, time, piece.caption)
+            return roles.fake.velocity(x, time, piece.caption, context)
 
         dmd = dmd_loss(x0, real, fake, t, noise, NORMALISERS[config.normaliser])
         judged, verdict = self._judge(piece, x0, index)
@@ -186,7 +190,7 @@ class EditPhase:
         losses = (
             denoising_loss(
                 shown.x0,
-                lambda x, t, piece=shown.piece: roles.fake.velocity(x, t, piece.caption),
+                lambda x, t, shown=shown: roles.fake.velocity(x, t, shown.piece.caption, shown.context),
                 self._query(shown.piece),
                 shown.piece.draws.noise(),
             ).mean()

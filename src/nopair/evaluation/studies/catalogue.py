@@ -104,6 +104,25 @@ PRESERVATION: Final = Study(
     ),
 )
 
+_HOLE: Final = (
+    "npedit.context=unedited",
+    "npedit.preserve_time={default: 0.75, background: 0.5}",
+    "npedit.preserve_width=0.24",
+)
+_UNGUIDED: Final = "npedit.guidance={default: 1.0}"
+
+CONTEXT: Final = Study(
+    name="context",
+    question="What does a teacher gain that sees what is to stay of the reference?",
+    claim="Paper: the teacher sees the edited caption alone. Showing it the reference with a hole is our own.",
+    variants=(
+        Variant("caption alone"),
+        Variant("caption alone, no guidance", (_UNGUIDED,)),
+        Variant("and what stays", _HOLE),
+        Variant("and what stays, no guidance", (*_HOLE, _UNGUIDED)),
+    ),
+)
+
 MISTAKEN: Final = Study(
     name="mistaken-judge",
     question="What becomes of an editor whose judge is wrong about one kind of edit?",
@@ -183,7 +202,7 @@ STUDIES: Final[Mapping[str, Study]] = {
     study.name: study
     for study in (
         *(OBJECTIVE, CAPTIONS, SUPERVISION, UNROLL, DATA, JUDGE_SCALE, ENSEMBLE),
-        *(WARMUP, FAKE_STEPS, PRESERVATION, MISTAKEN, FREE_FORM),
+        *(WARMUP, FAKE_STEPS, PRESERVATION, CONTEXT, MISTAKEN, FREE_FORM),
     )
 }
 """By name, in the order in which `all` does them."""
