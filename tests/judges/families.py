@@ -1,5 +1,6 @@
 """Random checkpoints of every family, a few hundred kB each, and what its own processor makes of a question."""
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,11 @@ from torch import nn
 from transformers import (
     BatchFeature,
     GotOcr2ImageProcessorPil,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
+    Idefics3VisionConfig,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
@@ -122,6 +128,8 @@ def _without_video(processor: type) -> type:
     def start(self, image_processor, tokenizer, chat_template, **settings):
         processor.__init__(self, image_processor, tokenizer, None, chat_template=chat_template, **settings)
 
+    if "video_processor" not in inspect.signature(processor.__init__).parameters:
+        return processor
     attributes = classmethod(lambda _cls: ["image_processor", "tokenizer"])
     return type(processor.__name__, (processor,), {"get_attributes": attributes, "__init__": start})
 
@@ -210,6 +218,20 @@ def _smolvlm(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return SmolVLMForConditionalGeneration(config).eval()
 
 
+def _idefics3(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    vision = Idefics3VisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=4,
+        initializer_range=0.2,
+    )  # fmt: skip
+    config = Idefics3Config(
+        vision_config=vision,
+        text_config=LlamaConfig(**_qwen2(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    return Idefics3ForConditionalGeneration(config).eval()
+
+
 def _qwen_tokenizer() -> PreTrainedTokenizerFast:
     special = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     return tokenizer_with(special, CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"))
@@ -219,7 +241,21 @@ _QWEN_IMAGES = Qwen2VLImageProcessorPil(
     size={"shortest_edge": 24 * 24, "longest_edge": 64 * 64}, patch_size=4, image_mean=MEAN, image_std=STD
 )
 
+_SMOL_TOKENS = ["<fake_token_around_image>", "<global-img>", "<image>", "<end_of_utterance>"]
+
 CASES = {
+    "idefics3": Case(
+        lambda: tokenizer_with(_SMOL_TOKENS, SMOL_CHAT),
+        _idefics3,
+        Idefics3ImageProcessorPil(
+            size={"longest_edge": 48}, max_image_size={"longest_edge": 32}, image_mean=MEAN, image_std=STD
+        ),
+        Idefics3Processor,
+        vision=lambda model: model.model.vision_model,
+        language=lambda model: model.model.text_model,
+        settings={"image_seq_len": 16},
+        call={"do_image_splitting": False},
+    ),
     "llava_onevision": Case(
         lambda: tokenizer_with(["<image>", "<video>"], CHAT.replace("IMAGE", "<image>")),
         _llava_onevision,
@@ -259,9 +295,7 @@ CASES = {
         language=lambda model: model.model.language_model,
     ),
     "smolvlm": Case(
-        lambda: tokenizer_with(
-            ["<fake_token_around_image>", "<global-img>", "<image>", "<end_of_utterance>"], SMOL_CHAT
-        ),
+        lambda: tokenizer_with(_SMOL_TOKENS, SMOL_CHAT),
         _smolvlm,
         SmolVLMImageProcessorPil(
             size={"longest_edge": 48}, max_image_size={"longest_edge": 32}, image_mean=MEAN, image_std=STD

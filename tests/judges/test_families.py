@@ -196,12 +196,13 @@ def test_uniform_images_are_judged(family_judge: VisionLanguageJudge, case: Any,
     assert (gradient[1] != 0).any()
 
 
-def test_smolvlm_sees_what_the_library_drops(judges: dict[str, VisionLanguageJudge]) -> None:
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_smolvlm_sees_what_the_library_drops(judges: dict[str, VisionLanguageJudge], name: str) -> None:
     """Without mean and deviation, black is the all-zero input that the library takes for padding."""
-    shipped: Any = judges["smolvlm"].family
+    shipped: Any = judges[name].family
     judge = VisionLanguageJudge(
         dataclasses.replace(shipped, normalise=Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
-        judges["smolvlm"].tokenizer,
+        judges[name].tokenizer,
     )
     library: Any = judge.model
     black, dark = torch.zeros(1, 3, *EDITED), torch.full((1, 3, *EDITED), 1e-6)
@@ -307,7 +308,9 @@ def test_a_broken_folder_gets_one_line(folders: dict[str, Path], tmp_path: Path,
 
 def test_an_unknown_family_is_told_which_are_known(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "internvl_chat"}')
-    with pytest.raises(ModelError, match="'internvl_chat'; nopair knows internvl, llava_onevision, qwen2_5_vl, "):
+    with pytest.raises(
+        ModelError, match="'internvl_chat'; nopair knows idefics3, internvl, llava_onevision, qwen2_5_vl, "
+    ):
         load_judge(tmp_path)
 
 

@@ -20,7 +20,8 @@ from nopair.judges.vision_language import VisionLanguageJudge
 SUMS = {Kernel.BICUBIC: 1.3, Kernel.LANCZOS: 1.65}
 """Upper bounds of the sum of the absolute weights of a target pixel."""
 KINDS = ("black", "white", "grey", "noise", "edges", "smooth")
-RESIZES = {"llava_onevision": 1, "internvl": 1, "qwen2_5_vl": 1, "qwen3_vl": 1, "smolvlm": 2}
+SMOL = ("idefics3", "smolvlm")
+RESIZES = {"llava_onevision": 1, "internvl": 1, "qwen2_5_vl": 1, "qwen3_vl": 1, "smolvlm": 2, "idefics3": 2}
 TYPICAL = 2.0
 """Largest error in levels that the shapes below have in truth (1.1 after one resize, 1.8 after SmolVLM's two)."""
 MEAN = 0.42
@@ -29,7 +30,7 @@ MEAN = 0.42
 
 def bound(name: str) -> float:
     """Largest possible error of a processor's rounding, in levels of 1/255; a tenth is for fp32."""
-    sums = SUMS[Kernel.LANCZOS if name == "smolvlm" else Kernel.BICUBIC]
+    sums = SUMS[Kernel.LANCZOS if name in SMOL else Kernel.BICUBIC]
     error = 0.0
     for _ in range(2 * RESIZES[name]):  # columns and rows
         error = error * sums + 0.5
@@ -89,8 +90,8 @@ def test_odd_and_extreme_shapes(
 
 def test_a_size_that_needs_no_resize_is_only_normalised(family: str, case: Any, judges: Any) -> None:
     """Exact where the processor does not round. SmolVLM always resizes: one way and back, so uniform colours are."""
-    side = {"llava_onevision": 64, "internvl": 32, "qwen2_5_vl": 40, "qwen3_vl": 40, "smolvlm": 48}[family]
-    kind = "grey" if family == "smolvlm" else "noise"
+    side = {"llava_onevision": 64, "internvl": 32, "qwen2_5_vl": 40, "qwen3_vl": 40}.get(family, 48)
+    kind = "grey" if family in SMOL else "noise"
     assert errors(judges[family], case, picture(kind, side, side)).max() <= 1e-3
 
 

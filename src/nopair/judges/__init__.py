@@ -15,7 +15,7 @@ what a loss does with the log-odds: losses live in `nopair.method`.
     resample         Pillow's resampling, differentiable
     internvl         InternVL3 and InternVL3.5
     qwen_vl          Qwen2.5-VL and Qwen3-VL
-    smolvlm          SmolVLM2
+    smolvlm          SmolVLM (idefics3) and SmolVLM2
     llava_onevision  LLaVA-OneVision
     preprocess       its image processor, differentiable
     writer           a judge's model that answers in words

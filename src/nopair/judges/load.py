@@ -13,11 +13,12 @@ from nopair.judges.vision_language import VisionLanguageJudge
 from nopair.precision import Precision
 
 FAMILIES: Final[dict[str, Callable[[Path, Precision], VisionLanguageJudge]]] = {
+    "idefics3": smolvlm.load_idefics3,
     "internvl": internvl.load,
     "llava_onevision": llava_onevision.load,
     "qwen2_5_vl": qwen_vl.load_qwen2_5_vl,
     "qwen3_vl": qwen_vl.load_qwen3_vl,
-    "smolvlm": smolvlm.load,
+    "smolvlm": smolvlm.load_smolvlm,
 }
 """Known families by the `model_type` of their config.json."""
 

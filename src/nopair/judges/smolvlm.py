@@ -1,4 +1,5 @@
-"""The SmolVLM2 family (transformers `SmolVLMForConditionalGeneration`). The first SmolVLM is another, `idefics3`.
+"""The SmolVLM family: the first generation and Idefics3 (transformers `Idefics3ForConditionalGeneration`), and SmolVLM2
+(`SmolVLMForConditionalGeneration`), which is the same with videos.
 
 The family's processor may cut an image into tiles. Here an image is always its "global" view alone, as the processor
 makes it with `do_image_splitting=False`: resized to a long side, then squashed to a square, both with Lanczos.
@@ -14,7 +15,12 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers import SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil
+from transformers import (
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessorPil,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.smolvlm.image_processing_pil_smolvlm import get_resize_output_image_size
 
@@ -26,18 +32,21 @@ from nopair.judges.resample import Kernel, resize
 from nopair.judges.vision_language import Shown, VisionLanguageJudge, pooled
 from nopair.precision import Precision
 
+Model = Idefics3ForConditionalGeneration | SmolVLMForConditionalGeneration
+Processor = Idefics3ImageProcessorPil | SmolVLMImageProcessorPil
+
 
 @dataclass(frozen=True, eq=False)
 class SmolVLM:
     """A `nopair.judges.vision_language.Family`; sides in pixels: `long` of the first resize, `side` of the tower."""
 
-    model: SmolVLMForConditionalGeneration
+    model: Model
     long: int
     side: int
     normalise: Normalisation
 
     @classmethod
-    def of(cls, model: SmolVLMForConditionalGeneration, processor: SmolVLMImageProcessorPil) -> "SmolVLM":
+    def of(cls, model: Model, processor: Processor) -> "SmolVLM":
         """The model with the preparation its processor makes.
 
         Raises:
@@ -85,13 +94,16 @@ class SmolVLM:
         }
 
 
-def load(folder: Path, precision: Precision) -> VisionLanguageJudge:
+def load_idefics3(folder: Path, precision: Precision) -> VisionLanguageJudge:
+    """A frozen judge of the first generation from a checkpoint folder; for errors see `load_smolvlm`."""
+    return _load(folder, precision, Idefics3ForConditionalGeneration, Idefics3ImageProcessorPil)
+
+
+def load_smolvlm(folder: Path, precision: Precision) -> VisionLanguageJudge:
     """A frozen judge from a checkpoint folder; for errors see `load_parts`, `SmolVLM.of` and `VisionLanguageJudge`."""
-    parts = load_parts(
-        folder,
-        SmolVLMForConditionalGeneration,
-        SmolVLMImageProcessorPil,
-        precision,
-        plain=("model.vision_model", "model.connector"),
-    )
+    return _load(folder, precision, SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil)
+
+
+def _load(folder: Path, precision: Precision, model: type[Model], processor: type[Processor]) -> VisionLanguageJudge:
+    parts = load_parts(folder, model, processor, precision, plain=("model.vision_model", "model.connector"))
     return VisionLanguageJudge(SmolVLM.of(parts.model, parts.processor), parts.tokenizer)

@@ -41,7 +41,11 @@ def _qwen(model: Any, processor: Any) -> Family:
 
 
 _QWEN_PLAIN: Final = ("model.visual",)
+_SMOL_PLAIN: Final = ("model.vision_model", "model.connector")
 _KINDS: Final = {
+    "idefics3": _Kind(
+        transformers.Idefics3ForConditionalGeneration, transformers.Idefics3ImageProcessorPil, SmolVLM.of, _SMOL_PLAIN
+    ),
     "internvl": _Kind(
         transformers.InternVLForConditionalGeneration,
         transformers.GotOcr2ImageProcessorPil,
@@ -61,10 +65,7 @@ _KINDS: Final = {
         transformers.Qwen3VLForConditionalGeneration, transformers.Qwen2VLImageProcessorPil, _qwen, _QWEN_PLAIN
     ),
     "smolvlm": _Kind(
-        transformers.SmolVLMForConditionalGeneration,
-        transformers.SmolVLMImageProcessorPil,
-        SmolVLM.of,
-        ("model.vision_model", "model.connector"),
+        transformers.SmolVLMForConditionalGeneration, transformers.SmolVLMImageProcessorPil, SmolVLM.of, _SMOL_PLAIN
     ),
 }
 
