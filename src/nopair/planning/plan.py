@@ -12,6 +12,7 @@ from nopair.planning.rehearsal import (
     EMA,
     FAKE,
     GRADIENTS,
+    GRPO,
     OPTIMISER,
     SAMPLES,
     STAGES,
@@ -92,8 +93,9 @@ class Plan:
     def step_flops(self) -> Mapping[str, int]:
         """Operations of one step of each phase that the recipe has."""
         totals = {stage.name: stage.total_flops for stage in self.stages}
-        npedit = totals.get(STUDENT, 0) + totals.get(FAKE, 0)
-        return {name: count for name, count in (("warmup", totals.get(WARMUP, 0)), ("npedit", npedit)) if count}
+        steps = {name: totals.get(name, 0) for name in (WARMUP, GRPO)}
+        steps["npedit"] = totals.get(STUDENT, 0) + totals.get(FAKE, 0)
+        return {name: count for name, count in steps.items() if count}
 
     def fits(self, gib: float) -> bool:
         """Whether a card of so many GiB has room for it, `RESERVE` left alone."""
@@ -138,12 +140,11 @@ def plan(recipe: Recipe, *, ranks: int = 1, device: Literal["cuda", "cpu"] = "cu
 
     Raises:
         ModelError, JudgeError: a model is unknown, or its configs cannot be used.
-        ConfigError: the models do not take what the recipe asks of them, a batch cannot be shared, or a baseline's
-            phase has steps, which cannot be planned.
+        ConfigError: the models do not take what the recipe asks of them, a batch cannot be shared, or the phase `sft`
+            has steps, which cannot be planned.
     """
-    for name in ("sft", "grpo"):
-        if getattr(recipe, name).steps:
-            raise ConfigError(f"{name} cannot be planned yet; plan the rest of the recipe with {name}.steps=0")
+    if recipe.sft.steps:
+        raise ConfigError("sft cannot be planned: only the shapes world has pairs; plan the rest with sft.steps=0")
     found, stages = _plan_once(recipe, ranks, device)
     tried = []
     for changes in _changes(recipe, ranks) if switches else ():
@@ -163,12 +164,12 @@ def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tupl
     for name in STAGES:
         if name not in found.stages:
             continue
-        phase = recipe.warmup if name == WARMUP else recipe.npedit
+        phase: PhaseConfig = {WARMUP: recipe.warmup, GRPO: recipe.grpo}.get(name, recipe.npedit)
         times = 1
-        if name != SAMPLES:
+        if name not in (SAMPLES, GRPO):
             times = phase.accumulate // _pieces(phase) * (recipe.npedit.fake_steps if name == FAKE else 1)
         owners = _with_8_bits(found.stages[name].peak, phase)
-        moving = {WARMUP: "student", STUDENT: "student", FAKE: "fake score"}.get(name)
+        moving = {WARMUP: "student", GRPO: "student", STUDENT: "student", FAKE: "fake score"}.get(name)
         if device == "cuda" and moving is not None and phase.optimiser == "adamw":
             owners = max(owners, _while_moving(owners, found.trainable[moving]), key=lambda each: sum(each.values()))
         counted = found.stages[name].flops.items()
@@ -178,13 +179,16 @@ def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tupl
 
 
 def _shortened(recipe: Recipe, ranks: int) -> Recipe:
-    """The same recipe with what repeats done once or, of the pieces of a batch, twice; and the share of one process."""
+    """The same recipe with what repeats done once or, of the pieces of a batch, twice; and the share of one process.
+
+    A step of `grpo` is left whole: all its rollouts are kept until the last of its updates.
+    """
     updates = {}
-    for name, phase in (("warmup", recipe.warmup), ("npedit", recipe.npedit)):
+    for name, phase in (("warmup", recipe.warmup), ("grpo", recipe.grpo), ("npedit", recipe.npedit)):
         least = phase.accumulate * ranks
         if phase.steps and phase.batch % least:
             raise ConfigError(f"{name}.batch={phase.batch} cannot be shared by {ranks} processes in equal pieces")
-        pieces = _pieces(phase)
+        pieces = phase.accumulate if name == "grpo" else _pieces(phase)
         changes: dict[str, Any] = {"accumulate": pieces, "batch": max(1, phase.batch // least) * pieces}
         if phase.optimiser == "adamw8bit":
             changes["optimiser"] = "adamw"  # the library's own wants a GPU; its state is scaled afterwards

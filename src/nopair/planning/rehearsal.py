@@ -25,15 +25,17 @@ from nopair.planning.packed import PackedLinear
 from nopair.planning.records import shape_source, sizes_of
 from nopair.planning.shapes import META, Constants, ShapesOnly
 from nopair.planning.views import BYSTANDER, GRADIENTS, JUDGE, NAMES, TEXT, VAE, CountedRoles, counted_judge
+from nopair.training.grpo import GrpoPhase
 from nopair.training.parts import Parts
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
 
 WARMUP: Final = "warmup"
+GRPO: Final = "grpo"
 STUDENT: Final = "npedit student step"
 FAKE: Final = "npedit fake step"
 SAMPLES: Final = "samples"
-STAGES: Final = (WARMUP, STUDENT, FAKE, SAMPLES)
+STAGES: Final = (WARMUP, GRPO, STUDENT, FAKE, SAMPLES)
 """What memory is planned for, in the order in which it happens."""
 
 _BETWEEN: Final = "between phases"
@@ -76,15 +78,16 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     parts = _parts(recipe, roles, judges, ledger)
     with ShapesOnly(), ledger, _watched(ledger, roles):
         with ledger.owner(EMA):
-            phases = WarmupPhase(parts), EditPhase(parts)
-        for phase, stage in zip(phases, (WARMUP, STUDENT), strict=True):
+            baseline = {GRPO: GrpoPhase(parts)} if recipe.grpo.steps else {}
+            phases = {WARMUP: WarmupPhase(parts), **baseline, STUDENT: EditPhase(parts)}
+        for stage, phase in phases.items():
             if phase.steps:
                 with ledger.owner(EMA):
                     phase.begin()
                 ledger.stage(stage)
                 phase.step(0)
                 ledger.stage(_BETWEEN)
-                for name in (WARMUP,) if stage == WARMUP else (STUDENT, FAKE):
+                for name in (STUDENT, FAKE) if stage == STUDENT else (stage,):
                     ledger.stages[name].peak[OPTIMISER] = ledger.bytes_of(OPTIMISER)
         if recipe.logging.samples_every:
             ledger.stage(SAMPLES)

@@ -109,7 +109,6 @@ _HOLE: Final = (
     "npedit.preserve_time={default: 0.75, background: 0.5}",
     "npedit.preserve_width=0.24",
 )
-_UNGUIDED: Final = "npedit.guidance={default: 1.0}"
 
 CONTEXT: Final = Study(
     name="context",
@@ -117,9 +116,8 @@ CONTEXT: Final = Study(
     claim="Paper: the teacher sees the edited caption alone. Showing it the reference with a hole is our own.",
     variants=(
         Variant("caption alone"),
-        Variant("caption alone, no guidance", (_UNGUIDED,)),
         Variant("and what stays", _HOLE),
-        Variant("and what stays, no guidance", (*_HOLE, _UNGUIDED)),
+        Variant("and what stays, no guidance", (*_HOLE, "npedit.guidance={default: 1.0}")),
     ),
 )
 
