@@ -25,8 +25,8 @@ from nopair.planning.cards import CARDS, throughput
 from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import ATTENTION
 from nopair.planning.packed import PackedLinear
-from nopair.planning.plan import GIB, RESERVE, Plan, StagePlan, plan
-from nopair.planning.rehearsal import FAKE, GRADIENTS, SAMPLES, STUDENT, VISITING, WARMUP
+from nopair.planning.plan import BACKWARD, GIB, RESERVE, Plan, StagePlan, plan
+from nopair.planning.rehearsal import FAKE, GRADIENTS, GRPO, SAMPLES, STUDENT, VISITING, WARMUP
 from nopair.planning.table import print_plan
 from nopair.training.run import Training, compose
 from nopair.weights import resolve
@@ -51,10 +51,12 @@ VARIANTS = {
     "half": ["base.roles=lora", "base.dtype=bfloat16", "judge.dtype=bfloat16"],
     "offloaded": ["judge.offload=true"],
     "vocabulary": ["npedit.judge_loss=vocabulary"],
+    "context": ["npedit.context=unedited"],
+    "rewards": ["grpo.steps=4", "grpo.batch=2", "grpo.group=4"],
 }
 
 
-QUICK = [VARIANTS["recomputed"]]
+QUICK = [VARIANTS["recomputed"], VARIANTS["rewards"]]
 
 
 def tensors(value: object) -> Iterator[Tensor]:
@@ -75,7 +77,7 @@ def standing_bytes(training: Training) -> int:
     if isinstance(training.judge, VisionLanguageJudge):  # an offloaded one has nothing there between two steps
         modules.append(training.judge.model)
     held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    held += [*tensors(training.warmup.state()), *tensors(training.npedit.state())]
+    held += [tensor for phase in training.phases for tensor in tensors(phase.state())]
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
     return sum(storages.values())
 
@@ -101,11 +103,12 @@ def test_a_plan_is_within_a_tenth_of_a_measured_step(overrides: list[str]) -> No
     recipe = load_recipe("demo", [*SHORT, *overrides])
     planned = plan(recipe, device="cpu", switches=False)
     training = compose(recipe)
-    for phase, stages in ((training.warmup, [WARMUP]), (training.npedit, [STUDENT, FAKE])):
+    stages_of = {"warmup": [WARMUP], "grpo": [GRPO], "npedit": [STUDENT, FAKE]}
+    for phase in training.phases:
         phase.step(0)
         before = standing_bytes(training)
         measured = before + peak_beyond(lambda phase=phase: phase.step(1))
-        expected = max(stage.peak_bytes for stage in planned.stages if stage.name in stages)
+        expected = max(stage.peak_bytes for stage in planned.stages if stage.name in stages_of[phase.name])
         assert expected == pytest.approx(measured, rel=0.1)
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             phase.step(2)
@@ -206,10 +209,23 @@ def test_fake_steps_and_pieces_are_counted_in_full() -> None:
     assert flops("npedit.accumulate=8")[STUDENT] == pytest.approx(one[STUDENT], rel=0.02)
 
 
-@pytest.mark.parametrize("phase", ["sft", "grpo"])
-def test_a_baseline_is_not_left_out_in_silence(phase: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{phase}\.steps=0"):
-        plan(load_recipe("demo", [f"{phase}.steps=1"]), switches=False)
+def test_fine_tuning_is_not_left_out_in_silence() -> None:
+    with pytest.raises(ConfigError, match=r"sft\.steps=0"):
+        plan(load_recipe("demo", ["sft.steps=1"]), switches=False)
+
+
+def test_a_step_of_rewards_is_planned_whole() -> None:
+    def stage(*overrides: str) -> StagePlan:
+        found = plan(load_recipe("demo", [*SHORT, "grpo.steps=1", "grpo.batch=4", *overrides]), switches=False)
+        assert found.step_flops["grpo"] > 0
+        return next(stage for stage in found.stages if stage.name == GRPO)
+
+    one, pieces, twice = stage(), stage("grpo.accumulate=2"), stage("grpo.updates=2", "grpo.kl_weight=0.0")
+    assert pieces.total_flops == pytest.approx(one.total_flops, rel=0.02)
+    assert pieces.peak_bytes < one.peak_bytes
+    bare = stage("grpo.kl_weight=0.0")
+    assert twice.flops[BACKWARD] == 2 * bare.flops[BACKWARD]
+    assert "teacher" not in one.flops
 
 
 def test_fresh_samples_for_the_fake_score_are_counted() -> None:
