@@ -277,6 +277,17 @@ def test_without_identity_questions_only_the_edit_is_asked_for() -> None:
     assert "judge_identity" not in metrics
 
 
+def test_a_batch_with_nothing_to_learn_from_is_a_step_that_changes_nothing() -> None:
+    """Only the edit is asked for, and nothing but the judge teaches; yet no record has an edit."""
+    alone = ("npedit.questions=[edit]", "npedit.dmd_weight=0.0", "npedit.reference_weight=0.0")
+    parts = make_parts(make_recipe("data.nothing_share=1.0", "data.categories=[nothing]", *alone))
+    phase = EditPhase(parts)
+    before = weights(phase, parts)
+    metrics = phase.step(0)
+    assert (metrics["total"], metrics["grad_norm"], metrics["skipped"]) == (0, 0, 0)
+    assert all(torch.equal(before[name], value) for name, value in weights(phase, parts).items())
+
+
 def test_preservation_on_top_adds_its_distance_to_the_total() -> None:
     plain, held = (
         EditPhase(make_parts(make_recipe(f"npedit.preservation_weight={weight}"))).step(0) for weight in (0.0, 2.0)

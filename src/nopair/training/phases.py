@@ -126,7 +126,8 @@ class EditPhase:
         for piece in pieces:
             context = self._context(self._parts.roles.teacher, config, piece)
             x0, losses, verdict = self._student_losses(piece, context, index)
-            self._parts.roles.backward(losses.total / len(pieces), "student")
+            if losses.total.requires_grad:  # a judge that was asked nothing, and no other term: nothing to learn
+                self._parts.roles.backward(losses.total / len(pieces), "student")
             made.append(Made(piece, x0.detach(), context))
             means = {name: value / (len(pieces) * ranks.world) for name, value in losses.metrics().items()}
             for name, value in (means | verdict).items():
