@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from nopair.data.images import MAX_PIXELS, encode, fit, load_image, restore, save_image
+from nopair.data.headers import MAX_PIXELS
+from nopair.data.images import decode_image, encode, fit, load_image, restore, save_image
+from nopair.data.records import measure
 from nopair.errors import ImageError, OutputError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -240,6 +242,26 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, problem: str) -
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
     assert any(part in str(error.value) for part in said.split("|"))
+
+
+@pytest.mark.parametrize("problem", ["text", "another format", "huge", "huger", "a bomb", "without pixels", "cut PNG"])
+def test_what_cannot_be_read_is_not_measured(tmp_path: Path, problem: str) -> None:
+    make, said = _BAD[problem]
+    content = make(tmp_path).read_bytes()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageError) as error:
+            measure(content, "it")
+    assert not warned
+    assert str(error.value).startswith("it: ")
+    assert any(part in str(error.value) for part in said.split("|"))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_has_unreadable_metadata_is_measured_as_it_is_read(kind: str) -> None:
+    content = _file(Image.fromarray(_values()), kind, exif=b"Exif\0\0no exif")
+    facts = measure(content, "it")
+    assert (facts.height, facts.width) == decode_image(content, "it").shape[1:]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])

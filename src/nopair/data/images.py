@@ -4,11 +4,6 @@ Pixels are sRGB floats in [0, 1], upright, with no alpha. Decoding and encoding 
 """
 
 import io
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,15 +11,13 @@ from typing import BinaryIO, Final
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
-from nopair.data.files import IMAGE_FORMATS, check_image, image_format, write_atomic
+from nopair.data.files import check_image, image_format, write_atomic
+from nopair.data.headers import DAMAGE, opened_image, orientation_of
 from nopair.errors import ImageError, OutputError
-
-MAX_PIXELS: Final = 64_000_000
-"""Larger images are refused before they are decoded: a file of a few kilobytes can claim to be gigabytes of pixels."""
 
 _ENCODING: Final[dict[str, dict[str, int | bool]]] = {
     "PNG": {},
@@ -41,8 +34,6 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image of each EXIF orientation upright; 1 is upright."""
-_DAMAGE: Final = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-"""What Pillow's decoders and metadata readers raise on broken files."""
 
 
 def load_image(path: Path) -> Float[Tensor, "3 height width"]:
@@ -52,7 +43,8 @@ def load_image(path: Path) -> Float[Tensor, "3 height width"]:
     absent, as in browsers. 16-bit greyscale keeps its depth. Of an animation, the first frame.
 
     Raises:
-        ImageError: missing, a folder, unreadable, not an image, cut short, damaged, or over `MAX_PIXELS`.
+        ImageError: missing, a folder, unreadable, not an image, cut short, damaged, or over
+            `nopair.data.headers.MAX_PIXELS`.
     """
     with _open(path) as file:
         return _decode(file, str(path))
@@ -64,19 +56,8 @@ def decode_image(content: bytes, name: str) -> Float[Tensor, "3 height width"]:
 
 
 def _decode(file: BinaryIO | io.BytesIO, name: str) -> Float[Tensor, "3 height width"]:
-    with _quiet_pillow():
-        try:
-            with Image.open(file, formats=tuple(dict.fromkeys(IMAGE_FORMATS.values()))) as image:
-                _check_size(name, *image.size)
-                return _pixels(image)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise ImageError(
-                f"{name}: too large, over {MAX_PIXELS // 10**6} million pixels; scale it down first"
-            ) from None
-        except UnidentifiedImageError:
-            raise ImageError(f"{name}: not a readable PNG, JPEG or WebP image; convert it or export it again") from None
-        except _DAMAGE as error:
-            raise ImageError(f"{name}: damaged or cut short ({error}); copy or export it again") from error
+    with opened_image(file, name) as image:
+        return _pixels(image)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -87,29 +68,9 @@ def _open(path: Path) -> BinaryIO:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Pillow warns about odd metadata and large images; here those are handled or are errors, so one line is said.
-
-    Python's filters belong to the process. Should two threads undo these in the wrong order, what stays is only this.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _check_size(name: str, width: int, height: int) -> None:
-    if min(width, height) < 1:
-        raise ImageError(f"{name}: has no pixels ({width}x{height}); export it again")
-    if width * height > MAX_PIXELS:
-        limit = MAX_PIXELS // 10**6
-        raise ImageError(f"{name}: too large ({width}x{height}, over {limit} million pixels); scale it down first")
-
-
 def _pixels(image: Image.Image) -> Float[Tensor, "3 height width"]:
     image.load()
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation_of(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I;16"):
         return _from_16_bit(image)
@@ -118,13 +79,6 @@ def _pixels(image: Image.Image) -> Float[Tensor, "3 height width"]:
         return pixels
     alpha = _to_tensor(image.convert("RGBA").getchannel("A"))
     return pixels * alpha + (1 - alpha)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE:
-        return 1
 
 
 def _from_16_bit(image: Image.Image) -> Float[Tensor, "3 height width"]:
@@ -145,7 +99,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return _managed(opaque, source)
-        except (ImageCms.PyCMSError, *_DAMAGE):
+        except (ImageCms.PyCMSError, *DAMAGE):
             pass  # an unusable profile counts as absent
     return opaque.convert("RGB")
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal, get_args
 
-from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nopair.data.files import IMAGE_FORMATS
-from nopair.errors import ImageError
+from nopair.data.headers import opened_image, orientation_of
 
 Category = Literal[
     "add",
@@ -139,19 +137,17 @@ class Measured:
 
 
 def measure(content: bytes, name: str) -> Measured:
-    """Read an image file's header: the size of the upright picture; the pixels are not decoded. `name` is for errors.
+    """Read an image file's header: the size of the upright picture, as `nopair.data.images` decodes it. `name` is for
+    errors. Pixels are decoded only of a PNG whose metadata may come after them.
 
     Raises:
-        ImageError: not a PNG, JPEG or WebP file.
+        ImageError: not a PNG, JPEG or WebP file, or over `nopair.data.headers.MAX_PIXELS`.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=tuple(dict.fromkeys(IMAGE_FORMATS.values()))) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not a readable PNG, JPEG or WebP image; convert it or export it again") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name}: damaged or cut short ({error}); copy or export it again") from error
+    with opened_image(io.BytesIO(content), name) as image:
+        width, height = image.size
+        if image.format == "PNG" and "exif" not in image.info:
+            image.load()
+        turned = orientation_of(image) in (5, 6, 7, 8)
     height, width = (width, height) if turned else (height, width)
     return Measured(height, width, hashlib.sha256(content).hexdigest(), len(content))
 
