@@ -1,6 +1,8 @@
 """Importers take photo and instruction, never the edited photo, and mark what is missing; validate names all faults."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -88,6 +90,43 @@ def test_own_photos_and_foreign_parquet(photos: Path, tmp_path: Path) -> None:
     pq.write_table(pq.read_table(shard), tmp_path / "foreign.parquet")
     assert import_dataset("records", tmp_path / "foreign.parquet", tmp_path / "again").records == 1
     assert shard.read_bytes() == (tmp_path / "again" / "data" / "train-00000.parquet").read_bytes()
+
+
+def test_a_dataset_is_not_rewritten_in_its_own_place(photos: Path, tmp_path: Path) -> None:
+    """Its first new shards would take the place of the last old ones before those are read."""
+    folder = tmp_path / "sets" / "set"
+    import_dataset("npedit", of("npedit", photos), folder)
+    records = [
+        one.model_copy(update={"caption": "a", "edited_caption": "b", "category": "add"})
+        for one in read_records(folder)
+    ]
+    write_dataset(folder, records)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for kind, path in (("records", folder), ("records", tmp_path / "sets"), ("photos", folder)):
+        with pytest.raises(DataError, match="holds what is to be read; name another folder"):
+            import_dataset(kind, path, folder)
+    with pytest.raises(DataError, match="holds what is to be read"):
+        import_dataset("records", folder / "data" / "train-00000.parquet", folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_photos_are_found_from_behind_a_link(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "deep")
+    folder = tmp_path / "link" / "set"
+    import_dataset("npedit", of("npedit", photos), folder, by_path=True)
+    assert all((folder / (record.image.path or "")).is_file() for record in read_records(folder))
+
+
+def test_a_photo_that_claims_to_be_huge_is_left_out(photos: Path, tmp_path: Path) -> None:
+    file = of(GPT, photos)
+    header = struct.pack(">IIBBBBB", 2**20, 2**20, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
+    parts = (
+        struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body)) for tag, body in chunks
+    )
+    (photos / "1.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert import_dataset(GPT, file, tmp_path / "set").dropped == {"photo cannot be read": 2}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -66,6 +66,11 @@ def check_image(path: Path) -> None:
         raise ImageError(f"{path}: is an empty file; copy or export it again")
 
 
+def seen_from(folder: Path, path: Path) -> str:
+    """The way from a folder to a file, with `/`; right also where a symbolic link leads to either."""
+    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
+
+
 def read_photo(path: Path) -> bytes:
     """An image file's bytes.
 

@@ -6,7 +6,6 @@ edit that is not surely one of ours is missing, too, rather than guessed.
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from nopair.data.files import is_folder, read_photo
+from nopair.data.files import is_folder, read_photo, seen_from
 from nopair.data.kinds import category_of
 from nopair.data.records import Measured, Photo, Record, measure, problem_of
 from nopair.data.shards import Card, opened, parse, read_group, write_dataset
@@ -54,11 +53,13 @@ def import_dataset(kind: str, path: Path, folder: Path, *, by_path: bool = False
     left where they are. `licence` is that of photos of one's own; published data sets have theirs.
 
     Raises:
-        DataError: `path` cannot be read as that kind, or nothing of it can be used.
+        DataError: `path` cannot be read as that kind, nothing of it can be used, or `folder` has the files to be read.
         OutputError: the dataset cannot be written.
     """
     dropped: Counter[str] = Counter()
     others: Counter[str] = Counter()
+    if kind in ("records", "photos"):
+        _require_elsewhere(path, folder)
     if kind == "records":
         return write_dataset(folder, _stored(path), dropped=dropped)
     if kind == "photos":
@@ -145,7 +146,7 @@ def _drafted(
         except ImageError as error:
             _drop(dropped, "photo cannot be read", f"{draft.place}: {error}")
             continue
-        photo = Photo(path=Path(os.path.relpath(draft.photo, folder)).as_posix()) if by_path else Photo(bytes=content)
+        photo = Photo(path=seen_from(folder, draft.photo)) if by_path else Photo(bytes=content)
         category = None if draft.kind is None else category_of(draft.kind)
         if draft.kind is not None and category is None:
             others[draft.kind] += 1
@@ -159,6 +160,14 @@ def _drafted(
             "licence": draft.licence,
         }
         yield _record(draft.place, draft.id, photo, facts, fields)
+
+
+def _require_elsewhere(path: Path, folder: Path) -> None:
+    """Shards that are written must not take the place of those that are still to be read. Raises DataError."""
+    place = (folder / "data").resolve()
+    read = [path, *path.rglob("*.parquet")] if is_folder(path) else [path]
+    if any(file.resolve().is_relative_to(place) for file in read):
+        raise DataError(f"{folder}: holds what is to be read; name another folder with -o")
 
 
 def _own(path: Path, licence: str, dropped: Counter[str]) -> Iterator[Record]:
