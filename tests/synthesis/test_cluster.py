@@ -48,7 +48,7 @@ def test_parts_give_the_same_bytes_in_whatever_order_they_end(
     with endpoint_server.serve(toy.Model(endpoint_server)) as server:
         recipe = load_synthesis(toy.recipe(tmp_path, server.url))
         work = Work(dataset / WORK)
-        scanned = look_through(photos, work, recipe, console)
+        scanned = look_through(photos, dataset, recipe, console)
         rows = part_rows(scanned.photos, 3)
         assert len(rows) == 3
         for _ in range(2):  # the second time from the journals
@@ -76,7 +76,7 @@ def test_an_error_of_a_part_is_the_errors_of_all(
     with endpoint_server.serve(lambda _: endpoint_server.Fail(500)) as server:
         recipe = load_synthesis(toy.recipe(tmp_path, server.url, caption__engine__attempts=1))
         work = Work(tmp_path / "dataset" / WORK)
-        scanned = look_through(photos, work, recipe, Console(file=io.StringIO()))
+        scanned = look_through(photos, tmp_path / "dataset", recipe, Console(file=io.StringIO()))
         (row,) = part_rows(scanned.photos, 1)
         with pytest.raises(UnavailableError, match="status 500"):
             in_order([part_work(work.folder, recipe, 1)(row)], scanned.photos)

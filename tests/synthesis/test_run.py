@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from nopair.cli import app
 from nopair.data.shards import Card, read_records
-from nopair.errors import DataError, UnavailableError
+from nopair.errors import ConfigError, DataError, UnavailableError
 from nopair.synthesis.items import Found
 from nopair.synthesis.recipe import load_synthesis
 from nopair.synthesis.run import WORK, synthesize
@@ -157,6 +158,21 @@ def test_a_second_run_asks_nothing(
     assert len(server.asked) == len(whole[2])
     assert "caption: 0 answers" in said
     assert contents(tmp_path / "dataset") == contents(whole[0])
+
+
+def test_a_dataset_among_its_photos_is_none_of_them(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path, whole: tuple[Path, str, list[Any]]
+) -> None:
+    """As `cd photos; nopair synthesize .` makes one."""
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    with endpoint_server.serve(toy.Model(endpoint_server)) as server:
+        recipe = toy.recipe(tmp_path, server.url)
+        for _ in range(2):
+            run(folder, folder / "dataset", recipe)
+            assert contents(folder / "dataset") == contents(whole[0])
+        assert len(server.asked) == len(whole[2])
+        with pytest.raises(ConfigError, match="cannot be made in the folder of its photos"):
+            run(folder, folder / "deep" / "..", recipe)
 
 
 # What strangers can say -----------------------------------------------------------------------------------------------
@@ -331,6 +347,19 @@ def test_the_key_is_nowhere_in_the_dataset(
     assert key not in said
     assert not [path for path in files if key.encode() in path.read_bytes()]
     assert any("[key]" in (record.caption or "") for record in read_records(tmp_path / "dataset"))
+
+
+def test_a_key_that_is_not_set_is_told_before_anything_is_paid(
+    toy: ModuleType, endpoint_server: ModuleType, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOY_KEY", raising=False)
+    with endpoint_server.serve(toy.Model(endpoint_server)) as server:
+        recipe = toy.recipe(tmp_path, server.url, verify__engine__key_variable="TOY_KEY")
+        with pytest.raises(ConfigError, match="export TOY_KEY"):
+            run(photos, tmp_path / "dataset", recipe)
+        assert not server.asked
+        run(photos, tmp_path / "dataset", recipe, "caption")
+        assert server.asked
 
 
 # From a folder of photos to an editor ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which photos are taken, which count as copies, and how strangers' words are written and read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -112,6 +113,19 @@ def test_no_photos_are_an_error(tmp_path: Path, make: bool) -> None:
         (tmp_path / "photos").mkdir()
     with pytest.raises(ImageError, match="photos"):
         scanned(tmp_path / "photos", tmp_path / "work")
+
+
+def test_a_folder_that_cannot_be_read_is_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refused(place: str) -> object:
+        if Path(place).name == "deep":
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(ImageError, match="deep: cannot be read"):
+        scanned(photos, tmp_path)
 
 
 def test_a_name_that_is_no_text_is_told_all_the_same(toy: ModuleType, tmp_path: Path) -> None:

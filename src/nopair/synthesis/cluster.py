@@ -42,7 +42,7 @@ def synthesize_on_ray(photos: Path, dataset: Path, recipe: SynthesisRecipe, cons
     except ImportError:
         raise MissingExtraError("ray", "ray") from None
     work = Work((dataset / WORK).absolute())
-    scanned = look_through(photos, work, recipe, console)
+    scanned = look_through(photos, dataset.absolute(), recipe, console)
     rows = part_rows(scanned.photos, parts)
     if not rows:
         return finish(dataset, [], scanned.aside, recipe, console)  # which tells that nothing got through

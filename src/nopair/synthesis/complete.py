@@ -10,7 +10,6 @@ Nothing that a record says is changed, and the dataset itself is only read.
 
 import dataclasses
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from nopair.data.files import make_folder, read_photo, remove_parts, write_atomic
+from nopair.data.files import make_folder, read_photo, remove_parts, seen_from, write_atomic
 from nopair.data.images import decode_image
 from nopair.data.records import Photo, Record, Stage
 from nopair.data.shards import Card, read_records, write_dataset
@@ -34,7 +33,7 @@ from nopair.synthesis.items import Aside, Described, Found
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.progress import progress
 from nopair.synthesis.recipe import SynthesisRecipe
-from nopair.synthesis.run import WORK, Until, Work, identity
+from nopair.synthesis.run import WORK, Until, Work, identity, require_keys
 from nopair.synthesis.scan import STAGE as SCAN
 from nopair.synthesis.scan import keep, place_of, small
 from nopair.synthesis.stages import CAPTION, CAPTION_PROMPT, describe
@@ -65,6 +64,7 @@ async def complete(
     """
     if dataset.resolve() == source.resolve():
         raise ConfigError(f"{source}: a dataset cannot be completed in its own place; name another folder with -o")
+    require_keys({"caption": recipe.caption.engine, "propose": recipe.propose.engine}, until)
     work = Work(dataset / WORK)
     make_folder(work.folder)
     with Journal(work.answers) as journal:
@@ -244,7 +244,7 @@ def _record(
         stages = (*stages, words.stage)
     image = record.image
     if image.path is not None:
-        image = Photo(path=Path(os.path.relpath(source / image.path, dataset)).as_posix())
+        image = Photo(path=seen_from(dataset, source / image.path))
     fields: dict[str, Any] = dict(record) | {"image": image, "caption": caption, "stages": stages}
     fields |= {"edited_caption": words.edited_caption, "category": words.category, "subject": words.subject}
     return Record(**fields)

@@ -1,15 +1,15 @@
 """A whole synthesis: one stage after another, each going on where an earlier run stopped."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from rich.console import Console
 
 from nopair.data.files import make_folder, write_atomic
 from nopair.data.shards import Card
-from nopair.errors import DataError, UnavailableError
+from nopair.errors import ConfigError, DataError, UnavailableError
 from nopair.settings import dump
 from nopair.synthesis.asking import Asker
 from nopair.synthesis.estimate import expected
@@ -56,13 +56,17 @@ async def synthesize(
     """Run the stages up to `until`. The card of the dataset, if it was written.
 
     Raises:
-        ImageError: there are no photos.
-        ConfigError, MissingExtraError, ModelError, JudgeError: an engine cannot be opened.
+        ImageError: there are no photos, or a folder of them cannot be read.
+        ConfigError: photos and dataset are one folder; or, as MissingExtraError, ModelError, JudgeError: an engine
+            cannot be opened.
         EndpointError: a server cannot be used; with too many questions left open, `UnavailableError`.
         OutputError, DataError: the dataset or a journal cannot be written or read; or nothing was kept.
     """
+    require_keys(
+        {"caption": recipe.caption.engine, "propose": recipe.propose.engine, "verify": recipe.verify.engine}, until
+    )
     work = Work(dataset / WORK)
-    scanned = look_through(photos, work, recipe, console)
+    scanned = look_through(photos, dataset, recipe, console)
     if until == "scan":
         return None
     with Journal(work.answers) as journal:
@@ -72,17 +76,32 @@ async def synthesize(
     return finish(dataset, kept, [*scanned.aside, *aside], recipe, console)
 
 
-def look_through(photos: Path, work: Work, recipe: SynthesisRecipe, console: Console) -> Scanned:
-    """The first stage, and what the others may cost.
+def require_keys(engines: Mapping[Until, ServerEngine | LocalEngine], until: Until) -> None:
+    """Find out before the first answer is paid that the key of a later stage, up to `until`, is not set.
 
     Raises:
-        ImageError, OutputError, DataError: see `synthesize`.
+        ConfigError: it is not.
     """
+    stages = get_args(Until)
+    for stage, engine in engines.items():
+        if isinstance(engine, ServerEngine) and stages.index(stage) <= stages.index(until):
+            engine.key()
+
+
+def look_through(photos: Path, dataset: Path, recipe: SynthesisRecipe, console: Console) -> Scanned:
+    """The first stage, and what the others may cost. A dataset that lies among the photos is none of them.
+
+    Raises:
+        ConfigError, ImageError, OutputError, DataError: see `synthesize`.
+    """
+    if dataset.resolve() == photos.resolve():
+        raise ConfigError(f"{photos}: a dataset cannot be made in the folder of its photos; name another with -o")
+    work = Work(dataset / WORK)
     make_folder(work.folder)
     write_atomic(work.folder / "recipe.yaml", dump(recipe).encode("utf-8"))
-    files = len(list_files(photos))
+    files = len(list_files(photos, dataset))
     with Journal(work.scanned) as journal, progress(SCAN, files, console) as tick:
-        scanned = scan(photos, recipe.scan, journal, work.kept, lambda: tick(""))
+        scanned = scan(photos, recipe.scan, journal, work.kept, lambda: tick(""), dataset)
     tell(console, SCAN, len(scanned.photos), scanned.aside)
     for one in expected(len(scanned.photos), recipe):
         say(console, str(one))

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from jaxtyping import Float
 from PIL import Image
@@ -39,34 +39,48 @@ class Scanned:
     aside: tuple[Aside, ...]
 
 
-def list_files(folder: Path) -> list[Path]:
+def list_files(folder: Path, without: Path | None = None) -> list[Path]:
     """Every ordinary file below the folder, hidden ones left out, in the order of their names' bytes.
 
+    Args:
+        without: a folder in it that is no part of it, such as the dataset that is being made.
+
     Raises:
-        ImageError: there is no such folder, or nothing in it.
+        ImageError: there is no such folder, nothing in it, or a folder in it cannot be read.
     """
     if not is_folder(folder):
         raise ImageError(f"{folder}: no such folder of photos; check the path")
+    other = None if without is None else without.resolve()
     found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for root, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(root, name).resolve() != other]
         found += [Path(root, name) for name in names if not name.startswith(".")]
     if not found:
         raise ImageError(f"{folder}: there are no files in this folder; give one with photos")
     return sorted((path for path in found if path.is_file()), key=os.fsencode)
 
 
+def _unreadable(error: OSError) -> NoReturn:
+    raise ImageError(f"{error.filename}: cannot be read ({error.strerror}); check the folder") from error
+
+
 def scan(
-    folder: Path, config: ScanConfig, journal: Journal, kept: Path, tick: Callable[[], None] = lambda: None
+    folder: Path,
+    config: ScanConfig,
+    journal: Journal,
+    kept: Path,
+    tick: Callable[[], None] = lambda: None,
+    without: Path | None = None,
 ) -> Scanned:
     """Look at every file once; what the journal knows of an unchanged file is not looked at again.
 
     Args:
         kept: folder for the photos as they are kept. What a killed scan left unfinished there is removed.
         tick: called after each file.
+        without: see `list_files`.
 
     Raises:
-        ImageError: there is nothing in the folder.
+        ImageError: there is nothing in the folder, or a folder in it cannot be read.
         OutputError: a photo cannot be kept.
     """
     for place in kept.glob("??"):
@@ -75,7 +89,7 @@ def scan(
     aside: list[Aside] = []
     digests: set[str] = set()
     seen = Seen(config.near)
-    for path, value in _looked_at(list_files(folder), config, journal, kept):
+    for path, value in _looked_at(list_files(folder, without), config, journal, kept):
         name = printable(path.relative_to(folder).as_posix())
         tick()
         if "reason" in value:
