@@ -101,8 +101,11 @@ class MissingExtraError(NopairError):
         super().__init__(f"{module} is not installed; run: pip install 'nopair[{extra}]'")
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; the state was saved first. Exit code 130 (Ctrl-C) or 143 (SIGTERM)."""
+class Interrupted(BaseException):
+    """A signal asked the run to stop; the state was saved first. Exit code 130 (Ctrl-C) or 143 (SIGTERM).
+
+    No `Exception`, as KeyboardInterrupt is none: libraries take those for errors of their own.
+    """
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"stopped by signal {exit_code - 128}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from nopair.errors import Interrupted, ModelError
+from nopair.errors import ModelError
 
 
 def read_tokenizer(folder: Path, kind: Any = AutoTokenizer) -> PreTrainedTokenizerBase:
@@ -16,8 +16,6 @@ def read_tokenizer(folder: Path, kind: Any = AutoTokenizer) -> PreTrainedTokeniz
     """
     try:
         tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
-    except Interrupted:
-        raise
     except Exception as error:  # noqa: BLE001 - the tokenizers library has no class for what it finds in a bad file
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
         raise ModelError(f"{folder}: cannot load the tokenizer ({line}); copy the folder again") from None
