@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,34 @@ def test_every_form_gives_the_same(form: str, tmp_path: Path) -> None:
         width, height = SIZES[number % len(SIZES)]
         assert (int(shapes.heights[number]), int(shapes.widths[number])) == (height, width)
         assert CATEGORIES[int(shapes.categories[number])] == ask(number)["category"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_files_tell_changes_with_any_of_them(form: str, tmp_path: Path) -> None:
+    """Photos of their own, words, and shards: even where size and time are as before."""
+    place = FORMS[form](tmp_path / "set", 5)
+    state = open_table(place).state()
+    assert open_table(place).state() == state
+    unread = {"README.md"} | (
+        {"ä 2.png"} if form == "photos by path" else set()
+    )  # of which the record has a copy inside
+    files = [path for path in (tmp_path / "set").rglob("*") if path.is_file() and path.name not in unread]
+    assert len(files) >= {"photos inside": 4, "photos by path": 8, "tars": 2}.get(form, 6)
+    for file in files:
+        before = file.stat()
+        file.write_bytes(file.read_bytes())
+        while file.stat().st_ctime_ns == before.st_ctime_ns or file.stat().st_mtime_ns != before.st_mtime_ns:
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # until the system's clock has ticked
+        other = open_table(place).state()
+        assert other != state, file
+        state = other
+
+
+def test_a_photo_that_is_gone_is_another_state(tmp_path: Path) -> None:
+    table = open_table(as_paths(tmp_path / "set", 3))
+    whole = table.state()
+    (tmp_path / "set" / "photos" / "ä 0.png").unlink()
+    assert table.state() != whole
 
 
 def test_many_row_groups_are_read_again_when_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

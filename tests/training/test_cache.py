@@ -1,5 +1,7 @@
 """What was encoded before: found again by content, and by nothing else."""
 
+import json
+import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +11,16 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from nopair.backbones.base import Backbone
 from nopair.backbones.fake import ToyBackbone
 from nopair.config import load_recipe
+from nopair.data.photos import PhotoSource
+from nopair.data.tables import open_table
 from nopair.errors import DataError, OutputError
-from nopair.training.cache import CachedBackbone, Store, fill, image_key, prompt_key
-from nopair.training.parallel import Ranks
+from nopair.training.cache import LISTS, CachedBackbone, Store, fill, image_key, prompt_key
+from nopair.training.parallel import ALONE, Ranks
 from nopair.training.run import compose
 from nopair.types import EditBatch
 from nopair.world.records import WorldSource
@@ -131,3 +136,109 @@ def test_records_are_encoded_one_by_one_and_let_go(tmp_path: Path) -> None:
     fill(store, toy, load_recipe("demo", [*SHORT, "npedit.steps=8"]), Watched(), world.batch([90]))
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) > 24
     assert most <= 2
+
+
+# Another start -------------------------------------------------------------------------------------------------------
+
+
+def some_photos(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (60 * number, 0, 200)).save(folder / f"{number}.png")
+    words = {"instruction": "add a hat", "edited_caption": "a cat with a hat", "category": "add"}
+    rows = [words | {"image": f"{number}.png", "caption": f"cat {number}"} for number in range(4)]
+    (folder / "photos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "photos.jsonl"
+
+
+def started(file: Path, folder: Path, *changes: str, ranks: Ranks = ALONE, **settings: object) -> list[int]:
+    """A start of training on photos: the records that were read to fill the store."""
+    read: list[int] = []
+    chosen = {"sizes": ((16, 16),), "group": 1, "seed": 0, "nothing_share": 0.0} | settings
+    photos = PhotoSource.of(open_table(file), **chosen)  # pyright: ignore
+
+    class Watched:
+        def batch(self, indices: Sequence[int]) -> EditBatch:
+            read.extend(indices)
+            return photos.batch(indices)
+
+    recipe = load_recipe("demo", ["warmup.steps=0", "npedit.steps=4", "npedit.batch=1", *changes])
+    store = Store.of(folder / "cache", base(folder / "base"), "float32")
+    fill(store, ToyBackbone.build(seed=0), recipe, Watched(), photos.batch([0]), ranks, photos.state())
+    return read
+
+
+def test_a_start_reads_no_photo_where_all_is_there(tmp_path: Path) -> None:
+    file = some_photos(tmp_path / "photos")
+    assert started(file, tmp_path) == [0, 1, 2, 3]
+    assert started(file, tmp_path) == []
+    assert started(file, tmp_path, "npedit.lr=1e-5") == []
+
+
+def test_what_is_missing_is_made_by_another_start(tmp_path: Path) -> None:
+    file = some_photos(tmp_path / "photos")
+    started(file, tmp_path)
+    entries = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    for path, content in entries.items():
+        path.unlink()
+        assert started(file, tmp_path) == [0, 1, 2, 3]
+        assert path.read_bytes() == content
+    assert started(file, tmp_path) == []
+
+
+def test_photos_words_and_recipes_that_changed_are_read_again(tmp_path: Path) -> None:
+    file = some_photos(tmp_path / "photos")
+    photo = file.with_name("2.png")
+    started(file, tmp_path)
+    before = photo.stat()
+    Image.new("RGB", (16, 16), (120, 1, 200)).save(photo)
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert photo.stat().st_mtime_ns == before.st_mtime_ns
+    assert len(started(file, tmp_path)) == 4, "a photo, with the time and perhaps the size it had"
+    file.write_text(file.read_text().replace("a cat with", "the cat with"))
+    assert len(started(file, tmp_path)) == 4, "words"
+    for settings in ({"sizes": ((16, 8),)}, {"seed": 1}, {"nothing_share": 0.5}):
+        assert len(started(file, tmp_path, **settings)) == 4
+    assert len(started(file, tmp_path, "npedit.steps=5")) == 5
+    assert len(started(file, tmp_path, "npedit.negative_prompt=bad")) == 4
+    assert len(started(file, tmp_path, "npedit.context=unedited")) == 4
+    assert started(file, tmp_path, "npedit.context=unedited") == []
+
+
+def test_ranks_know_their_own_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, operation: None)
+    file = some_photos(tmp_path / "photos")
+    assert [started(file, tmp_path, ranks=Ranks(rank, 2)) for rank in range(2)] == [[0, 2], [1, 3]]
+    assert [started(file, tmp_path, ranks=Ranks(rank, 2)) for rank in range(2)] == [[], []]
+    assert started(file, tmp_path) == [0, 1, 2, 3], "what other ranks needed is not known to one"
+
+
+def test_an_entry_that_is_missed_in_training_is_looked_for_at_the_next_start(tmp_path: Path) -> None:
+    """Whatever the list has left out, such as what another version of a decoder made."""
+    file = some_photos(tmp_path / "photos")
+    started(file, tmp_path)
+    store = Store.of(tmp_path / "cache", base(tmp_path / "base"), "float32")
+    with pytest.raises(DataError, match="run the same recipe again"):
+        store.read(prompt_key("fly to the moon"), "it")
+    assert started(file, tmp_path) == [0, 1, 2, 3]
+
+
+def test_a_store_that_cannot_be_written_to_serves_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = some_photos(tmp_path / "photos")
+    started(file, tmp_path)
+    for needed in tmp_path.rglob(LISTS):
+        needed.unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert [len(started(file, tmp_path)) for _ in range(2)] == [4, 4]
+    assert not list(tmp_path.rglob(LISTS))
+
+
+def test_a_fill_that_ends_early_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    file = some_photos(tmp_path / "photos")
+    whole = file.with_name("3.png").read_bytes()
+    file.with_name("3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"3\.png"):
+        started(file, tmp_path)
+    assert not list(tmp_path.rglob(LISTS))
+    file.with_name("3.png").write_bytes(whole)
+    assert started(file, tmp_path) == [0, 1, 2, 3]

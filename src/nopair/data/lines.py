@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from nopair.data.files import read_photo
 from nopair.data.records import problem_of
-from nopair.data.tables import Ask, Shapes, measured
+from nopair.data.tables import Ask, Shapes, measured, state_of
 from nopair.errors import DataError
 
 
@@ -54,6 +54,10 @@ class LinesTable:
         """See `Table.photo`."""
         path = self.file.parent / self.photos[row]
         return str(path), read_photo(path)
+
+    def state(self) -> str:
+        """See `Table.state`."""
+        return state_of([self.file, *(self.file.parent / photo for photo in self.photos)])
 
 
 def faults(file: Path, key: Literal["image", "file_name"]) -> Iterator[str]:

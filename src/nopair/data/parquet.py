@@ -26,8 +26,8 @@ from pydantic import ValidationError
 
 from nopair.data.files import read_part, read_photo
 from nopair.data.records import problem_of
-from nopair.data.shards import SHAPE, SHAPES, Card, opened, read_group
-from nopair.data.tables import Ask, Shapes
+from nopair.data.shards import CARD, SHAPE, SHAPES, Card, opened, read_group
+from nopair.data.tables import Ask, Shapes, state_of
 from nopair.errors import DataError, ImageError
 
 GROUPS_KEPT: Final = 64
@@ -142,6 +142,20 @@ class ParquetTable:
         if hashlib.sha256(content).hexdigest() != fields["image_hash"]:
             raise ImageError(f"{name}: is not the photo that the record was made from; copy the dataset again")
         return name, content
+
+    def state(self) -> str:
+        """See `Table.state`. Reads the places of photos that are files of their own."""
+        return state_of(self._files())
+
+    def _files(self) -> Iterator[Path]:
+        yield from (self._folder / name for name in (CARD, SHAPES))
+        for told in self._card.shards:
+            path = self._folder / told.path
+            yield path
+            with opened(path) as file:
+                for group in range(file.num_row_groups):
+                    places = read_group(path, file, group, ["image.path"])["image"].combine_chunks().field("path")
+                    yield from (self._folder / place for place in places.drop_null().to_pylist())
 
     def _locate(self, row: int) -> _Row:
         number = bisect_right(self._firsts, row) - 1

@@ -3,6 +3,7 @@
 A photo is scaled to cover its bucket's size and cut to it in the middle: nothing is filled in, nothing is squashed.
 """
 
+import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Final, final
 
 import numpy as np
+import PIL
 import torch
 
+from nopair import __version__
 from nopair.data.broken import Broken
 from nopair.data.images import cover, decode_image
 from nopair.data.order import Order, Sizes, nearest
@@ -105,6 +108,18 @@ class PhotoSource:
                 subject=ask.subject,
             )
         raise DataError("no photo of a whole bucket and category can be read; see the log for their names")
+
+    def state(self) -> str:
+        """Hex digest of what samples follow from, photos by their files' sizes and times: while it is the same, and
+        every photo can be read, so is every sample.
+
+        Raises:
+            DataError: it cannot be found out.
+        """
+        order = self.order
+        drawn = order.strata, order.totals, order.group, order.seed, self.sizes, self.seed, self.nothing_share
+        programs = __version__, torch.__version__, PIL.__version__
+        return hashlib.sha256(repr((self.table.state(), drawn, programs)).encode()).hexdigest()
 
     def _asked(self, index: int, ask: Ask) -> Ask:
         if random.Random(f"nothing {self.seed} {index}").random() >= self.nothing_share:

@@ -6,7 +6,9 @@ a .jsonl file                       a photo per line, see `nopair.data.lines`
 a .tar file, or a folder of them    WebDataset, see `nopair.data.tars`
 """
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
@@ -83,6 +85,14 @@ class Table(Protocol):
         """
         ...
 
+    def state(self) -> str:
+        """`state_of` all files that rows come from, photos among them: another one, if any row or photo may be another.
+
+        Raises:
+            DataError: it cannot be found out.
+        """
+        ...
+
 
 def open_table(path: Path) -> Table:
     """The photos at `path`, of whatever kind it is.
@@ -118,6 +128,23 @@ def measured(table: Table) -> Iterator[Shapes]:
         facts = measure(content, name)
         category = category_number(table.ask(row).category)
         yield Shapes(np.array([facts.height]), np.array([facts.width]), np.array([category]))
+
+
+def state_of(files: Iterable[Path]) -> str:
+    """Hex digest of the files' names, sizes and times, without reading them; one that is not there counts as that.
+
+    The time at which the system last saw a file change is among them, which no program can set back.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(os.fsencode(file.absolute()) + b"\0")
+        try:
+            found = file.stat()
+        except (OSError, ValueError):  # a name that no file can have
+            digest.update(b"none\0")
+        else:
+            digest.update(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\0".encode("ascii"))
+    return digest.hexdigest()
 
 
 def category_number(category: str) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nopair.data.files import IMAGE_FORMATS, read_part
 from nopair.data.lines import parse_ask
-from nopair.data.tables import Ask, Shapes, measured
+from nopair.data.tables import Ask, Shapes, measured, state_of
 from nopair.errors import DataError
 
 
@@ -62,6 +62,10 @@ class TarTable:
         member = self.photos[row]
         name = f"{member.tar}, {member.name}"
         return name, read_part(member.tar, member.offset, member.size, name)
+
+    def state(self) -> str:
+        """See `Table.state`."""
+        return state_of(dict.fromkeys(member.tar for member in self.photos))
 
 
 def _records(tar: Path) -> list[tuple[Ask, _Member]]:

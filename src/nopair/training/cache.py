@@ -2,11 +2,16 @@
 
 An entry is one safetensors file, named by what was encoded; its folder is named by what encoded it. So runs, and
 processes, that share a base share entries, and another base never meets them.
+
+Beside the entries, a list keeps the names of all that a run needed, under the name of what they follow from. Where that
+is the same at the next start, the list is gone through in place of the records.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +36,9 @@ from nopair.types import EditBatch, Text
 
 ENCODERS: Final = ("text_encoder*", "tokenizer*", "vae")
 """Parts of a pipeline folder that decide what an entry is."""
+LISTS: Final = "needed-*.bin"
+"""Lists of entries in a store: the 32 bytes of each name, one after another."""
+_NAME: Final = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,7 @@ class Store:
         try:
             return load_file(path)
         except FileNotFoundError:
+            self._forget()
             raise DataError(f"{self.folder}: has no entry for {what}; run the same recipe again to make it") from None
         except (OSError, SafetensorError) as error:
             line = str(error).splitlines()[0]
@@ -84,6 +93,25 @@ class Store:
         path = self.path(key)
         make_folder(path.parent)
         write_atomic(path, save({name: value.detach().cpu().contiguous() for name, value in entry.items()}))
+
+    def has(self, key: str) -> bool:
+        """Whether an entry is there; damage shows when it is read."""
+        return self.path(key).is_file()
+
+    def has_all(self, needed: Path) -> bool:
+        """Whether that list is there, and every entry that it names."""
+        try:
+            with needed.open("rb") as names:
+                return all(self.has(name.hex()) for name in iter(lambda: names.read(_NAME), b""))
+        except FileNotFoundError:
+            return False
+
+    def _forget(self) -> None:
+        """Remove the lists: one of them has left out what was needed, so the next start looks at every record. Where
+        they cannot be removed they were not written here."""
+        with contextlib.suppress(OSError):
+            for needed in self.folder.glob(LISTS):
+                needed.unlink(missing_ok=True)
 
 
 def prompt_key(prompt: str) -> str:
@@ -162,25 +190,61 @@ class CachedBackbone:
 
 @torch.no_grad()
 def fill(
-    store: Store, backbone: Backbone, recipe: Recipe, source: Source, shown: EditBatch, ranks: Ranks = ALONE
+    store: Store,
+    backbone: Backbone,
+    recipe: Recipe,
+    source: Source,
+    shown: EditBatch,
+    ranks: Ranks = ALONE,
+    state: str | None = None,
 ) -> None:
     """Encode whatever training by `recipe` will ask for and the store does not have, one by one. Ranks share the work,
     and each returns when all is there. A bar on standard error says how far the first one is.
+
+    Args:
+        state: what the records of `source` follow from, if that is known, such as `PhotoSource.state`. Where it is that
+            of an earlier fill whose entries are all there, no record is read. A store that cannot be written to keeps
+            nothing of this.
 
     Raises:
         DataError: a photo cannot be read.
         OutputError: an entry cannot be written.
     """
-    for batch in itertools.chain([shown], _batches(recipe, source, ranks)):
-        for prompt in {*batch.captions, *batch.instructions, *batch.edited_captions, recipe.npedit.negative_prompt}:
-            if prompt is not None and not store.path(prompt_key(prompt)).is_file():
-                text = backbone.encode_text([prompt])
-                entry = {"features": text.features[0, : text.lengths[0]]}
-                store.write(prompt_key(prompt), entry if text.pooled is None else entry | {"pooled": text.pooled[0]})
-        for image in _images(batch, recipe):
-            if not store.path(image_key(image)).is_file():
-                store.write(image_key(image), {"latents": backbone.encode_image(image[None])[0]})
+    needed = None if state is None else _list(store, recipe, shown, ranks, state)
+    if needed is None or not store.has_all(needed):
+        names = bytearray()
+        for batch in itertools.chain([shown], _batches(recipe, source, ranks)):
+            for key in _encode(store, backbone, recipe, batch):
+                names += bytes.fromhex(key)
+        if needed is not None and os.access(store.folder, os.W_OK | os.X_OK):
+            write_atomic(needed, bytes(names))
     ranks.wait()
+
+
+def _list(store: Store, recipe: Recipe, shown: EditBatch, ranks: Ranks, state: str) -> Path:
+    """Where the names of this rank's entries are kept, by all that they follow from."""
+    asked = _visited(recipe), recipe.npedit.negative_prompt, recipe.npedit.context != "none", ranks.rank, ranks.world
+    examples = *map(image_key, shown.reference), shown.captions, shown.instructions, shown.edited_captions
+    name = hashlib.sha256(repr((state, asked, examples)).encode()).hexdigest()
+    return store.folder / LISTS.replace("*", name)
+
+
+def _encode(store: Store, backbone: Backbone, recipe: Recipe, batch: EditBatch) -> Iterator[str]:
+    """Make what a batch needs and the store does not have; the names of all that it needs."""
+    for prompt in {*batch.captions, *batch.instructions, *batch.edited_captions, recipe.npedit.negative_prompt}:
+        if prompt is None:
+            continue
+        key = prompt_key(prompt)
+        if not store.has(key):
+            text = backbone.encode_text([prompt])
+            entry = {"features": text.features[0, : text.lengths[0]]}
+            store.write(key, entry if text.pooled is None else entry | {"pooled": text.pooled[0]})
+        yield key
+    for image in _images(batch, recipe):
+        key = image_key(image)
+        if not store.has(key):
+            store.write(key, {"latents": backbone.encode_image(image[None])[0]})
+        yield key
 
 
 def _images(batch: EditBatch, recipe: Recipe) -> Iterator[Float[Tensor, "3 height width"]]:

@@ -135,7 +135,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
             ranks.require_shares(phase, config.batch, config.accumulate)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    source, shown, sizes = _sources(recipe, torch.device(device), ranks)
+    source, shown, sizes, state = _sources(recipe, torch.device(device), ranks)
     size = sizes[0]
     base = recipe.base
     backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype), base.bits).to(device)
@@ -144,7 +144,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     if base.checkpointing:
         backbone.checkpoint()
     examples = shown.batch(range(recipe.logging.sample_scenes))
-    trained = backbone if recipe.data.cache is None else _cached(recipe, backbone, source, examples, ranks)
+    trained = backbone if recipe.data.cache is None else _cached(recipe, backbone, source, examples, ranks, state)
     judge = _judges(recipe.judges, device)
     bystander = None if recipe.bystander is None else _judges((recipe.bystander,), device)
     roles = _roles(recipe, trained)
@@ -178,8 +178,9 @@ def _baselines(parts: Parts, device: torch.device) -> list[StudentPhase]:
     return found
 
 
-def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source, Source, Sizes]:
-    """Records to train on, records to show in sample grids, and all (height, width); those shown have the first."""
+def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source, Source, Sizes, str | None]:
+    """Records to train on, records to show in sample grids, all (height, width), of which those shown have the first,
+    and, for photos that are to be encoded before, `PhotoSource.state`."""
     data = recipe.data
     if isinstance(data, PhotoDataConfig):
         table = open_table(Path(data.path))
@@ -194,22 +195,23 @@ def _sources(recipe: Recipe, device: torch.device, ranks: Ranks) -> tuple[Source
         photos = PhotoSource.of(table, data.sizes, group=group, shares=data.shares, **settings)
         shown = PhotoSource.of(table, data.sizes[:1], group=1, **settings)
         ahead = Ahead(photos, phases, ranks, data.workers) if data.workers else photos
-        return OnDevice(ahead, device), OnDevice(shown, device), data.sizes
+        state = None if data.cache is None else photos.state()
+        return OnDevice(ahead, device), OnDevice(shown, device), data.sizes, state
     chosen: dict[str, Any] = {} if data.categories is None else {"categories": data.categories}
     chosen |= {"nothing_share": data.nothing_share, "describe": CAPTIONS[data.captions]}
     trained, shown = (WorldSource(data.seed, held_out=held_out, **chosen) for held_out in (False, True))
     limited = trained if data.limit is None else Limited(trained, data.limit)
-    return OnDevice(limited, device), OnDevice(shown, device), ((SIZE, SIZE),)
+    return OnDevice(limited, device), OnDevice(shown, device), ((SIZE, SIZE),), None
 
 
 def _cached(
-    recipe: Recipe, backbone: StoredBackbone, source: Source, examples: EditBatch, ranks: Ranks
+    recipe: Recipe, backbone: StoredBackbone, source: Source, examples: EditBatch, ranks: Ranks, state: str | None
 ) -> CachedBackbone:
     """Encode all that training will need, once for all runs on this base, and drop the text encoder."""
     assert recipe.data.cache is not None, "the caller looked"
     base = recipe.base
     store = Store.of(Path(recipe.data.cache), resolve(base.path), f"{base.dtype} {base.bits}")
-    fill(store, backbone, recipe, source, examples, ranks)
+    fill(store, backbone, recipe, source, examples, ranks, state)
     backbone.drop_text_encoder()
     return CachedBackbone(backbone, store)
 
