@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, final
 
@@ -14,7 +15,6 @@ import numpy as np
 import PIL
 import torch
 
-from nopair import __version__
 from nopair.data.broken import Broken
 from nopair.data.images import cover, decode_image
 from nopair.data.order import Order, Sizes, nearest
@@ -118,7 +118,7 @@ class PhotoSource:
         """
         order = self.order
         drawn = order.strata, order.totals, order.group, order.seed, self.sizes, self.seed, self.nothing_share
-        programs = __version__, torch.__version__, PIL.__version__
+        programs = version("nopair"), torch.__version__, PIL.__version__
         return hashlib.sha256(repr((self.table.state(), drawn, programs)).encode()).hexdigest()
 
     def _asked(self, index: int, ask: Ask) -> Ask:
