@@ -13,6 +13,7 @@ from PIL import Image
 
 from nopair.data.images import load_image
 from nopair.errors import ImageError
+from nopair.synthesis import scan as scan_module
 from nopair.synthesis.fingerprint import BITS, Fingerprint, Seen
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import ScanConfig
@@ -126,6 +127,30 @@ def test_a_folder_that_cannot_be_read_is_told(photos: Path, tmp_path: Path, monk
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(ImageError, match="deep: cannot be read"):
         scanned(photos, tmp_path)
+
+
+def test_what_is_no_ordinary_file_is_counted(
+    toy: ModuleType, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe, a link to a folder, links that lead nowhere, and a photo that is gone when it is looked at."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    next(iter(toy.bundled().values())).convert("RGB").save(folder / "good.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "linked").symlink_to(photos)
+    (folder / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    listed = scan_module.list_files
+    monkeypatch.setattr(scan_module, "list_files", lambda *told: [*listed(*told), folder / "zz-gone.jpg"])
+    for _ in range(2):  # from the journal, too
+        found = scanned(folder, tmp_path / "work")
+        assert [photo.name for photo in found.photos] == ["good.jpg"]
+        assert {one.name: (one.reason, one.detail) for one in found.aside if one.reason == "no ordinary file"} == {
+            "linked": ("no ordinary file", "a link to a folder"),
+            "pipe.jpg": ("no ordinary file", ""),
+        }
+        lost = {one.name for one in found.aside if one.reason == "not readable"}
+        assert lost == {"broken.jpg", "loop.jpg", "zz-gone.jpg"}
 
 
 def test_a_name_that_is_no_text_is_told_all_the_same(toy: ModuleType, tmp_path: Path) -> None:

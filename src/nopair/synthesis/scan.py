@@ -7,6 +7,7 @@ most so many pixels long. That file is what models see and what the dataset hold
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class Scanned:
 
 
 def list_files(folder: Path, without: Path | None = None) -> list[Path]:
-    """Every ordinary file below the folder, hidden ones left out, in the order of their names' bytes.
+    """Everything below the folder but folders and what is hidden, in the order of the names' bytes. Links are followed
+    to files; one to a folder is in the list itself.
 
     Args:
         without: a folder in it that is no part of it, such as the dataset that is being made.
@@ -54,10 +56,11 @@ def list_files(folder: Path, without: Path | None = None) -> list[Path]:
     found = []
     for root, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(root, name).resolve() != other]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        found += [Path(root, name) for name in (*names, *links) if not name.startswith(".")]
     if not found:
         raise ImageError(f"{folder}: there are no files in this folder; give one with photos")
-    return sorted((path for path in found if path.is_file()), key=os.fsencode)
+    return sorted(found, key=os.fsencode)
 
 
 def _unreadable(error: OSError) -> NoReturn:
@@ -117,7 +120,7 @@ def _looked_at(
     with ThreadPoolExecutor(config.threads) as threads:
         while some := list(islice(waiting, _AT_ONCE)):
             keys = [_key(path, config) for path in some]
-            known = [journal.get(key) for key in keys]
+            known = [None if key is None else journal.get(key) for key in keys]
             known = [None if value is not None and _gone(value, kept) else value for value in known]
             looks = [
                 threads.submit(_look, path, config, kept) if value is None else None
@@ -126,14 +129,20 @@ def _looked_at(
             for path, key, value, look in zip(some, keys, known, looks, strict=True):
                 if look is not None:
                     value = look.result()
-                    journal.put(key, value)
+                    if key is not None:
+                        journal.put(key, value)
                 assert value is not None, "known or looked at"
                 yield path, value
 
 
-def _key(path: Path, config: ScanConfig) -> str:
-    """Equal for an unchanged file and equal settings."""
-    told = path.stat()
+def _key(path: Path, config: ScanConfig) -> str | None:
+    """Equal for an unchanged file and equal settings; None for what is no file, or is gone."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(told.st_mode):
+        return None
     settings = f"{config.min_side} {config.longest_side} {config.quality}"
     place = os.fsencode(path.absolute()).hex()
     return hashlib.sha256(f"{place} {told.st_size} {told.st_mtime_ns} {settings}".encode("ascii")).hexdigest()
@@ -144,6 +153,8 @@ def _gone(value: dict[str, Any], kept: Path) -> bool:
 
 
 def _look(path: Path, config: ScanConfig, kept: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
+        return {"reason": "no ordinary file", "detail": "a link to a folder" if path.is_dir() else ""}
     if path.suffix.lower() not in IMAGE_FORMATS:
         return {"reason": "no PNG, JPEG or WebP", "detail": printable(path.suffix)}
     try:

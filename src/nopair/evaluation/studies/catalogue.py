@@ -104,6 +104,7 @@ PRESERVATION: Final = Study(
     ),
 )
 
+_UNGUIDED: Final = "npedit.guidance={default: 1.0}"
 _HOLE: Final = (
     "npedit.context=unedited",
     "npedit.preserve_time={default: 0.75, background: 0.5}",
@@ -116,8 +117,9 @@ CONTEXT: Final = Study(
     claim="Paper: the teacher sees the edited caption alone. Showing it the reference with a hole is our own.",
     variants=(
         Variant("caption alone"),
+        Variant("caption alone, no guidance", (_UNGUIDED,)),
         Variant("and what stays", _HOLE),
-        Variant("and what stays, no guidance", (*_HOLE, "npedit.guidance={default: 1.0}")),
+        Variant("and what stays, no guidance", (*_HOLE, _UNGUIDED)),
     ),
 )
 
