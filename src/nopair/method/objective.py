@@ -74,7 +74,7 @@ def without_edit(
     reference: Float[Tensor, "b c h w"], blank: Float[Tensor, "b c h w"], kept: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
     """Eq. 22: y where k >= 1/2, `blank` (a grey image's latents) elsewhere: what stays of the reference, with a hole
-    where the edit is. For a teacher that can fill holes in, to be asked about.
+    where the edit is. A teacher that can fill in holes is shown it, so that its images agree with what stays.
     """
     return torch.where(kept >= 0.5, reference, blank)
 
