@@ -204,32 +204,21 @@ def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return Qwen3VLForConditionalGeneration(config).eval()
 
 
-def _smolvlm(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    vision = SmolVLMVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=4,
-        initializer_range=0.2,
-    )  # fmt: skip
-    config = SmolVLMConfig(
-        vision_config=vision,
-        text_config=LlamaConfig(**_qwen2(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-    )
-    return SmolVLMForConditionalGeneration(config).eval()
+def _smol(vision: Any, config: Any, model: Any) -> Callable[[PreTrainedTokenizerFast], PreTrainedModel]:
+    def build(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+        tower = vision(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32,
+            patch_size=4, initializer_range=0.2,
+        )  # fmt: skip
+        settings = config(
+            vision_config=tower,
+            text_config=LlamaConfig(**_qwen2(tokenizer)),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            scale_factor=2,
+        )
+        return model(settings).eval()
 
-
-def _idefics3(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    vision = Idefics3VisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=4,
-        initializer_range=0.2,
-    )  # fmt: skip
-    config = Idefics3Config(
-        vision_config=vision,
-        text_config=LlamaConfig(**_qwen2(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-    )
-    return Idefics3ForConditionalGeneration(config).eval()
+    return build
 
 
 def _qwen_tokenizer() -> PreTrainedTokenizerFast:
@@ -246,7 +235,7 @@ _SMOL_TOKENS = ["<fake_token_around_image>", "<global-img>", "<image>", "<end_of
 CASES = {
     "idefics3": Case(
         lambda: tokenizer_with(_SMOL_TOKENS, SMOL_CHAT),
-        _idefics3,
+        _smol(Idefics3VisionConfig, Idefics3Config, Idefics3ForConditionalGeneration),
         Idefics3ImageProcessorPil(
             size={"longest_edge": 48}, max_image_size={"longest_edge": 32}, image_mean=MEAN, image_std=STD
         ),
@@ -296,7 +285,7 @@ CASES = {
     ),
     "smolvlm": Case(
         lambda: tokenizer_with(_SMOL_TOKENS, SMOL_CHAT),
-        _smolvlm,
+        _smol(SmolVLMVisionConfig, SmolVLMConfig, SmolVLMForConditionalGeneration),
         SmolVLMImageProcessorPil(
             size={"longest_edge": 48}, max_image_size={"longest_edge": 32}, image_mean=MEAN, image_std=STD
         ),
