@@ -139,16 +139,6 @@ class PhaseConfig(Section):
         return self
 
 
-class WarmupConfig(PhaseConfig):
-    """Learning to copy, before anything is edited."""
-
-    target: Literal["reference", "unedited"] = Field(
-        default="reference",
-        description="what comes out: the reference, as in the paper; or the reference with a grey hole where the "
-        "teacher sees the edit, which teaches what instructions mean (asked as npedit.preserve_time and _width say)",
-    )
-
-
 class EditPhaseConfig(PhaseConfig):
     """Training without pairs: judge loss and distribution matching."""
 
@@ -312,7 +302,7 @@ class Recipe(Run):
     )
     data: DataConfig = Field(description="the unlabelled photos")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="the noise schedule")
-    warmup: WarmupConfig = Field(description="learning to copy the reference")
+    warmup: PhaseConfig = Field(description="learning to copy the reference")
     sft: SftConfig = Field(default=SftConfig(), description="a baseline: learning to edit from pairs")
     grpo: GrpoConfig = Field(default=GrpoConfig(), description="a baseline: reinforcing what the judge prefers")
     npedit: EditPhaseConfig = Field(description="learning to edit without pairs")

@@ -223,7 +223,7 @@ def fill(
 
 def _list(store: Store, recipe: Recipe, shown: EditBatch, ranks: Ranks, state: str) -> Path:
     """Where the names of this rank's entries are kept, by all that they follow from."""
-    asked = _visited(recipe), recipe.npedit.negative_prompt, _has_holes(recipe), ranks.rank, ranks.world
+    asked = _visited(recipe), recipe.npedit.negative_prompt, recipe.npedit.context != "none", ranks.rank, ranks.world
     examples = *map(image_key, shown.reference), shown.captions, shown.instructions, shown.edited_captions
     name = hashlib.sha256(repr((state, asked, examples)).encode()).hexdigest()
     return store.folder / LISTS.replace("*", name)
@@ -247,15 +247,10 @@ def _encode(store: Store, backbone: Backbone, recipe: Recipe, batch: EditBatch) 
         yield key
 
 
-def _has_holes(recipe: Recipe) -> bool:
-    """Whether training by `recipe` puts grey where the teacher sees an edit."""
-    return recipe.npedit.context != "none" or recipe.warmup.target != "reference"
-
-
 def _images(batch: EditBatch, recipe: Recipe) -> Iterator[Float[Tensor, "3 height width"]]:
     """The references, and what stands for an edited place in one, if training by `recipe` has such."""
     yield from batch.reference
-    if _has_holes(recipe):
+    if recipe.npedit.context != "none":
         yield torch.full_like(batch.reference[0], BLANK)
 
 
