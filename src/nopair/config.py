@@ -139,6 +139,16 @@ class PhaseConfig(Section):
         return self
 
 
+class WarmupConfig(PhaseConfig):
+    """Learning to copy, and what instructions mean, before judge and teacher correct what comes of it."""
+
+    target: Literal["reference", "estimate"] = Field(
+        default="reference",
+        description="what comes out: the reference, as in the paper; or the teacher's estimate of the edit where it "
+        "sees one, and the reference elsewhere (it is asked as npedit.preserve_time and preserve_width say)",
+    )
+
+
 class EditPhaseConfig(PhaseConfig):
     """Training without pairs: judge loss and distribution matching."""
 
@@ -302,7 +312,7 @@ class Recipe(Run):
     )
     data: DataConfig = Field(description="the unlabelled photos")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="the noise schedule")
-    warmup: PhaseConfig = Field(description="learning to copy the reference")
+    warmup: WarmupConfig = Field(description="learning to copy the reference")
     sft: SftConfig = Field(default=SftConfig(), description="a baseline: learning to edit from pairs")
     grpo: GrpoConfig = Field(default=GrpoConfig(), description="a baseline: reinforcing what the judge prefers")
     npedit: EditPhaseConfig = Field(description="learning to edit without pairs")

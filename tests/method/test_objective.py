@@ -10,7 +10,7 @@ from nopair.errors import DataError
 from nopair.method import (
     Weights,
     does_nothing,
-    kept_places,
+    first_sight,
     preservation_loss,
     reference_loss,
     student_losses,
@@ -97,15 +97,18 @@ def test_places_are_kept_where_the_teacher_is_of_one_mind() -> None:
     shift = torch.zeros_like(reference)
     shift[..., 0] = 2.0  # half of it, at t = 0.5, in the clean estimate
     shift[..., 1] = 0.2
-    kept = kept_places(reference, lambda x, t: x + shift, lambda x, t: x, t, noise, 0.1)
+    kept, goal = first_sight(reference, lambda x, t: x + shift, lambda x, t: x, t, noise, 0.1)
     expected = torch.exp(-torch.tensor([100.0, 1.0, 0.0, 0.0]))
     torch.testing.assert_close(kept, expected.expand(1, 1, 4, 4))
+    x = 0.5 * (reference + noise)
+    torch.testing.assert_close(goal, kept * reference + (1 - kept) * (x - 0.5 * (x + shift)))
 
 
 def test_everything_is_kept_exactly_where_both_captions_are_one() -> None:
     reference, noise = torch.randn(2, 2, 3, 4, 4)
-    kept = kept_places(reference, wave, wave, torch.tensor([0.3, 0.9]), noise, 0.15)
+    kept, goal = first_sight(reference, wave, wave, torch.tensor([0.3, 0.9]), noise, 0.15)
     assert (kept == 1).all()
+    assert torch.equal(goal, reference)
 
 
 def test_a_hole_is_where_less_than_half_is_kept() -> None:

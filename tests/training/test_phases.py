@@ -21,11 +21,12 @@ from nopair.judges.questions import VERSION
 from nopair.judges.scripted import ScriptedJudge
 from nopair.method.flow import levels
 from nopair.training.keeping import CONTEXTS, KEPT
+from nopair.training.lessons import LESSONS
 from nopair.training.loop import run_phases
 from nopair.training.parts import Draws, Parts, Piece
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
-from nopair.types import EditBatch, Text
+from nopair.types import EditBatch, Text, Velocity
 from nopair.world.records import WorldSource
 
 QUICK = [
@@ -63,6 +64,39 @@ def test_warmup_lowers_the_loss_and_hands_over_the_average() -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     average = phase.state()["ema"]["average"]
     assert all(torch.equal(value, average[name]) for name, value in weights(phase, parts).items())
+
+
+def test_a_lesson_is_the_reference_under_its_caption_or_the_teachers_estimate_under_the_instruction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = {}
+
+    def doubled(reference: Tensor, edited: Velocity, described: Velocity, t: Tensor, noise: Tensor, width: float):
+        seen["edited"], seen["described"] = edited(noise, t), described(noise, t)
+        return torch.zeros_like(reference[:, :1]), 2 * reference
+
+    monkeypatch.setattr("nopair.training.keeping.first_sight", doubled)
+    parts = make_parts(make_recipe("npedit.preserve_time={default: 0.75}"))
+    student, teacher, batch = parts.roles.student, parts.roles.teacher, parts.source.batch(range(4))
+    reference = student.encode_image(batch.reference)
+    plain, told = (LESSONS[name](parts, range(4)) for name in ("reference", "estimate"))
+    assert torch.equal(plain.goal, reference)
+    assert torch.equal(plain.text.features, student.encode_text(batch.captions).features)
+    assert torch.equal(told.goal, 2 * reference)
+    assert torch.equal(told.text.features, student.encode_text(batch.instructions).features)
+    assert torch.equal(plain.reference, reference)
+    assert torch.equal(told.reference, reference)
+    noise, t = Draws(parts.recipe.seed, "warmup", range(4), reference).noise(), torch.full((4,), 0.75)
+    for name, words in (("edited", batch.edited_captions), ("described", batch.captions)):
+        assert torch.equal(seen[name], teacher.velocity(noise, t, teacher.encode_text(words)))
+
+
+def test_warmup_learns_what_the_recipe_says() -> None:
+    losses = [WarmupPhase(make_parts(make_recipe(f"warmup.target={name}"))).step(0)["loss"] for name in LESSONS]
+    assert losses[0] != losses[1]
+    nothing = ("data.nothing_share=1.0", "data.categories=[nothing]", "warmup.target=estimate")
+    lesson = LESSONS["estimate"](make_parts(make_recipe(*nothing)), range(4))
+    assert torch.equal(lesson.goal, lesson.reference)
 
 
 def test_only_the_student_and_the_fake_score_are_trained() -> None:
@@ -137,12 +171,16 @@ def test_adamw8bit_is_given_what_adamw_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimiser", "fake_samples", "context"),
-    [("adamw", "reused", "none"), ("muon", "reused", "unedited"), ("adamw", "fresh", "unedited")],
+    ("optimiser", "fake_samples", "context", "target"),
+    [
+        ("adamw", "reused", "none", "estimate"),
+        ("muon", "reused", "unedited", "reference"),
+        ("adamw", "fresh", "unedited", "reference"),
+    ],
 )
 @pytest.mark.parametrize("stop", ["warmup", "npedit"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, stop: str, optimiser: str, fake_samples: str, context: str
+    tmp_path: Path, stop: str, optimiser: str, fake_samples: str, context: str, target: str
 ) -> None:
     def phases(recipe: Recipe) -> tuple[Parts, tuple[WarmupPhase, EditPhase]]:
         parts = make_parts(recipe)
@@ -152,6 +190,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     recipe = make_recipe(
         "checkpoint.every=2",
         f"warmup.optimiser={optimiser}",
+        f"warmup.target={target}",
         f"npedit.optimiser={optimiser}",
         f"npedit.fake_samples={fake_samples}",
         f"npedit.context={context}",
@@ -325,7 +364,7 @@ def test_preserving_the_unedited_asks_the_teacher_under_both_captions_and_holds_
 
 
 def test_where_to_preserve_is_not_asked_if_it_has_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nopair.training.keeping.kept_places", lambda *_: pytest.fail("asked the teacher"))
+    monkeypatch.setattr("nopair.training.keeping.first_sight", lambda *_: pytest.fail("asked the teacher"))
     EditPhase(make_parts(make_recipe("npedit.preservation_weight=0.0", "npedit.preserve=unedited"))).step(0)
     with pytest.raises(pytest.fail.Exception, match="asked the teacher"):
         EditPhase(make_parts(make_recipe("npedit.preservation_weight=1.0", "npedit.preserve=unedited"))).step(0)
@@ -346,13 +385,13 @@ def test_teacher_and_fake_score_see_what_stays_of_the_reference_and_the_student_
             seen[roles[id(self.transformer)]].append(reference)
         return velocity(self, noisy, t, text, reference)
 
-    def half(reference: Tensor, *_: object) -> Tensor:
+    def half(reference: Tensor, *_: object) -> tuple[Tensor, Tensor]:
         kept = torch.ones_like(reference[:, :1])
         kept[..., :2, :] = 0.49
-        return kept
+        return kept, reference
 
     monkeypatch.setattr(ToyBackbone, "velocity", noted)
-    monkeypatch.setattr("nopair.training.keeping.kept_places", half)
+    monkeypatch.setattr("nopair.training.keeping.first_sight", half)
     EditPhase(parts).step(0)
     teacher = parts.roles.teacher
     pixels = parts.source.batch(range(4)).reference
@@ -378,7 +417,7 @@ def test_each_category_has_its_own_time_at_which_the_teacher_says_where_the_edit
 ) -> None:
     times: list[list[float]] = []
     monkeypatch.setattr(
-        "nopair.training.keeping.kept_places", lambda y, _e, _d, t, *_: times.append(t.tolist()) or y[:, :1]
+        "nopair.training.keeping.first_sight", lambda y, _e, _d, t, *_: times.append(t.tolist()) or (y[:, :1], y)
     )
     parts = make_parts(make_recipe("npedit.preserve_time={default: 0.75, background: 0.5}"))
     piece = Piece.of(parts, "npedit", range(16))

@@ -26,7 +26,7 @@ from. Everything takes any batch size, and a sample's result does not depend on 
 | 19 DMD                               | `dmd_loss`             |              |
 | 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
 | 21 do-nothing, preservation          | `reference_loss`, `does_nothing`, `preservation_loss` | objective.py |
-| 22 places to keep (option)           | `kept_places`, `without_edit` |       |
+| 22 places to keep (option)           | `first_sight`, `without_edit` |       |
 | 23 total                             | `student_losses`       |              |
 | 24 reward (baseline, from here on)   | `judge_reward`         | grpo.py      |
 | 25 re-noising as a policy            | `renoise_move`         |              |
@@ -70,7 +70,7 @@ from nopair.method.objective import (
     StudentLosses,
     Weights,
     does_nothing,
-    kept_places,
+    first_sight,
     preservation_loss,
     reference_loss,
     student_losses,
@@ -92,6 +92,7 @@ __all__ = [
     "denoising_loss",
     "dmd_loss",
     "does_nothing",
+    "first_sight",
     "flow_matching_loss",
     "full_vocabulary_loss",
     "gap_at",
@@ -100,7 +101,6 @@ __all__ = [
     "interpolate",
     "judge_loss",
     "judge_reward",
-    "kept_places",
     "levels",
     "log_prob",
     "per_pixel",

@@ -52,22 +52,27 @@ def preservation_loss(
 
 
 @torch.no_grad()
-def kept_places(
+def first_sight(
     reference: Float[Tensor, "b c h w"],
     edited: Velocity,
     described: Velocity,
     t: Float[Tensor, "b"],
     noise: Float[Tensor, "b c h w"],
     width: float,
-) -> Float[Tensor, "b 1 h w"]:
-    """Eq. 22: k = exp(-(d / width)²), d = mean over channels of |x̂0_edited - x̂0_described|: both are the teacher's
+) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b c h w"]]:
+    """Eq. 22, what a teacher makes of an edit at first sight: k, how much of each place is to stay, and ỹ, the
+    reference with the teacher's estimate of the edit where it is not.
+
+    k = exp(-(d / width)²), d = mean over channels of |x̂0_edited - x̂0_described|; ỹ = k y + (1 - k) x̂0_edited. Both are
     estimates at the reference noised to t, under the edited caption and under the reference's own. Where the two
     captions lead to the same image, the edit is not. Needs no pair; the idea of DiffEdit's masks (Couairon et al.,
     arXiv 2210.11427).
     """
     x_t = interpolate(reference, noise, t)
-    gap = at_least_fp32(to_x0(x_t, edited(x_t, t), t)) - to_x0(x_t, described(x_t, t), t)
-    return torch.exp(-(gap.abs().mean(dim=1, keepdim=True) / width).square())
+    estimate = at_least_fp32(to_x0(x_t, edited(x_t, t), t))
+    gap = estimate - to_x0(x_t, described(x_t, t), t)
+    kept = torch.exp(-(gap.abs().mean(dim=1, keepdim=True) / width).square())
+    return kept, torch.lerp(estimate, at_least_fp32(reference), kept)
 
 
 def without_edit(

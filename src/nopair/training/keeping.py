@@ -1,6 +1,6 @@
 """What is to stay of a reference: everything, or what the teacher sees no edit in.
 
-A sample is held to it, and teacher and fake score may see it.
+A sample is held to it, teacher and fake score may see it, and warm-up may start from it.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from nopair.backbones.base import Backbone
 from nopair.config import EditPhaseConfig
-from nopair.method.objective import kept_places, without_edit
+from nopair.method.objective import first_sight, without_edit
 from nopair.training.parts import Piece
+from nopair.types import Velocity
 
 Kept = Callable[[Backbone, EditPhaseConfig, Piece], Float[Tensor, "b 1 #h #w"]]
 """How much of each place of a piece's references is to stay, 0 to 1."""
@@ -31,9 +32,22 @@ def everywhere(teacher: Backbone, config: EditPhaseConfig, piece: Piece) -> Floa
 def unedited(teacher: Backbone, config: EditPhaseConfig, piece: Piece) -> Float[Tensor, "b 1 h w"]:
     """What the teacher would paint alike under both captions (Eq. 22), at two calls of it. Draws from the piece's
     numbers."""
+    return first_sight(*_look(teacher, config, piece))[0]
+
+
+@torch.no_grad()
+def estimated(teacher: Backbone, config: EditPhaseConfig, piece: Piece) -> Float[Tensor, "b c h w"]:
+    """The references, with the teacher's estimate of the edit where it sees one. Calls and draws as `unedited`."""
+    return first_sight(*_look(teacher, config, piece))[1].to(piece.reference)
+
+
+def _look(
+    teacher: Backbone, config: EditPhaseConfig, piece: Piece
+) -> tuple[Float[Tensor, "b c h w"], Velocity, Velocity, Float[Tensor, " b"], Float[Tensor, "b c h w"], float]:
+    """How the teacher is asked where the edit is: the arguments of Eq. 22."""
     described = teacher.encode_text(piece.batch.captions)
     times, default = config.preserve_time, config.preserve_time["default"]
-    return kept_places(
+    return (
         piece.reference,
         lambda x, t: teacher.velocity(x, t, piece.caption),
         lambda x, t: teacher.velocity(x, t, described),

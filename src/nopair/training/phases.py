@@ -24,8 +24,9 @@ from nopair.method.verdict import ramp
 from nopair.training.asking import ASKINGS, count_right, questions_about, require_same_questions, shares_right
 from nopair.training.generated import FAKE_SAMPLES, UNROLLS, Made, generate
 from nopair.training.keeping import CONTEXTS, KEPT, everywhere
+from nopair.training.lessons import LESSONS, WARMUP
 from nopair.training.optim import Ema, accumulate
-from nopair.training.parts import Draws, Parts, Piece, Trained, assign
+from nopair.training.parts import Parts, Piece, Trained, assign
 from nopair.training.phase import State
 from nopair.types import EditBatch
 
@@ -34,13 +35,14 @@ NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per
 
 @final
 class WarmupPhase:
-    """Flow matching onto the reference image itself, given as clean tokens: the student learns to copy."""
+    """Flow matching with the reference as clean tokens: the student learns to copy it, or what stays of it."""
 
-    name = "warmup"
+    name = WARMUP
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._config = parts.recipe.warmup
+        self._teach = LESSONS[self._config.target]
         self.steps = self._config.steps
         self.begin()
 
@@ -59,18 +61,15 @@ class WarmupPhase:
         return {"loss": loss} | metrics
 
     def _loss(self, indices: Sequence[int]) -> Float[Tensor, ""]:
-        roles, seed = self._parts.roles, self._parts.recipe.seed
-        batch = self._parts.source.batch(indices)
-        student = roles.student
-        with torch.no_grad():
-            reference = student.encode_image(batch.reference)
-        # The caption agrees with the reference, so the student goes on listening to text while it learns to copy.
-        text = student.encode_text(batch.captions)
-        draws = Draws(seed, self.name, indices, reference)
-        t = query_times(draws.uniform(), 0.0, 1.0, self._parts.shift)
+        roles = self._parts.roles
+        lesson = self._teach(self._parts, indices)
+        t = query_times(lesson.draws.uniform(), 0.0, 1.0, self._parts.shift)
         roles.activate("student")
         return denoising_loss(
-            reference, lambda x, time: student.velocity(x, time, text, reference), t, draws.noise()
+            lesson.goal,
+            lambda x, time: roles.student.velocity(x, time, lesson.text, lesson.reference),
+            t,
+            lesson.draws.noise(),
         ).mean()
 
     def state(self) -> State:
