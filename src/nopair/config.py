@@ -200,6 +200,10 @@ class EditPhaseConfig(PhaseConfig):
     guidance: Mapping[str, NotNegative] = Field(
         default={"default": 3.0}, description="teacher's guidance scale by category; `default` for those not named"
     )
+    guidance_final_fraction: Fraction = Field(
+        default=1.0,
+        description="share of the guidance beyond 1 that is left at the end of the phase; it falls evenly",
+    )
     normaliser: Literal["per_sample", "per_pixel"] = Field(
         default="per_sample", description="what the score gap is divided by"
     )

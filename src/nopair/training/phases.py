@@ -144,7 +144,7 @@ class EditPhase:
         config, roles, batch = self._config, self._parts.roles, piece.batch
         x0 = generate(self._parts, piece, self._unroll)
         t, noise = self._query(piece), piece.draws.noise()
-        scales = [config.guidance.get(name, config.guidance["default"]) for name in batch.categories]
+        scales = self._guidance(batch, index)
         negative = roles.teacher.encode_text(self._negatives(batch))
 
         def real(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
@@ -161,6 +161,12 @@ class EditPhase:
         reference = reference_loss(x0, piece.reference, does_nothing(batch).to(x0.device))
         drift = preservation_loss(x0, piece.reference, self._kept(roles.teacher, config, piece))
         return x0, student_losses(self._weights, judged, dmd, reference, drift), verdict
+
+    def _guidance(self, batch: EditBatch, index: int) -> list[float]:
+        """Guidance scale of each sample at a step."""
+        config = self._config
+        left = 1 - (1 - config.guidance_final_fraction) * index / config.steps
+        return [1 + left * (config.guidance.get(name, config.guidance["default"]) - 1) for name in batch.categories]
 
     def _negatives(self, batch: EditBatch) -> tuple[str, ...]:
         """What guidance leads away from: the recipe's prompt, or the references as they are."""
