@@ -148,6 +148,13 @@ class WarmupConfig(PhaseConfig):
         "sees one, and the reference elsewhere (it is asked as npedit.preserve_time and preserve_width say)",
     )
 
+    @property
+    def lesson(self) -> str:
+        """What is learnt, in words."""
+        if self.target == "reference":
+            return "copying the reference"
+        return "copying what stays of the reference, and following the teacher's first sight of the edit"
+
 
 class EditPhaseConfig(PhaseConfig):
     """Training without pairs: judge loss and distribution matching."""

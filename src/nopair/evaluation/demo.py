@@ -53,7 +53,7 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     training = compose(recipe)
     edits = held_out_cases(seed, PER_CATEGORY)
 
-    console.print("warming up: the student learns to copy the reference")
+    console.print(f"warming up: {recipe.warmup.lesson}")
     run = partial(run_phases, recipe=recipe, directory=directory, console=console, stopped=ANEW)
     run((training.warmup,), resume=None)
     before = evaluate_editor(training.warm_editor(), training.judge, edits, seed)
@@ -106,7 +106,7 @@ def _report(
         facts={
             "base": f"{recipe.base.path}, {base / 1e6:.1f}M parameters",
             "judge": recipe.judge.path,
-            "warm-up": f"{recipe.warmup.steps} steps of {recipe.warmup.batch}",
+            "warm-up": f"{recipe.warmup.steps} steps of {recipe.warmup.batch}, {recipe.warmup.lesson}",
             "training": f"{recipe.npedit.steps} steps of {recipe.npedit.batch}",
             "sampling steps": str(recipe.sampling.steps),
             "held-out scenes": str(len(edits)),

@@ -106,9 +106,8 @@ def editor_card(folder: Path, judge: Path, recipe: Recipe) -> str:
     evaluation = evaluate_editor(Editor.load(folder), LlavaOnevisionJudge.load(judge), edits, 1)
     return _HEAD.format(library="diffusers", task="image-to-image", title="nopair tiny editor") + (
         "The tiny base, made an instruction-following editor without before/after pairs: "
-        f"{recipe.warmup.steps} steps of {recipe.warmup.batch} of copying the reference, then {recipe.npedit.steps} "
-        f"steps "
-        f"of {recipe.npedit.batch} under the tiny judge and the base as teacher (recipe `{recipe.name}`). "
+        f"{recipe.warmup.steps} steps of {recipe.warmup.batch} of {recipe.warmup.lesson}, then {recipe.npedit.steps} "
+        f"steps of {recipe.npedit.batch} under the tiny judge and the base as teacher (recipe `{recipe.name}`). "
         f"{recipe.sampling.steps} sampling steps.\n\n"
         f"On {len(edits)} held-out edits (`nopair evaluate --seed 1 --per-category {EDITOR_CASES}`):\n\n"
         + _verdict_table(evaluation.verdict)
