@@ -90,6 +90,7 @@ warmup:
   ema: 0.999
   lr_warmup_steps: 0
   lr_final_fraction: 1.0
+  target: reference
 sft:
   steps: 0
   batch: 16
@@ -162,6 +163,7 @@ npedit:
   unroll: two-step
   guidance:
     default: 3.0
+  guidance_final_fraction: 1.0
   normaliser: per_sample
   query_low: 0.02
   query_high: 0.98

@@ -233,7 +233,8 @@ def test_fresh_samples_for_the_fake_score_are_counted() -> None:
     """Each of its two steps has the student's calls over again."""
 
     def stages(samples: str) -> tuple[StagePlan, StagePlan]:
-        found = plan(load_recipe("demo", [f"npedit.fake_samples={samples}", "npedit.batch=2"]), switches=False)
+        settings = [f"npedit.fake_samples={samples}", "npedit.fake_steps=2", "npedit.batch=2"]
+        found = plan(load_recipe("demo", settings), switches=False)
         student, fake = (next(stage for stage in found.stages if stage.name == name) for name in (STUDENT, FAKE))
         return student, fake
 
