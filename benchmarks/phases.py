@@ -17,7 +17,8 @@ def main() -> None:
     arguments = parser.parse_args()
     count = arguments.samples
     batches = [f"warmup.batch={count}", f"sft.batch={count}", f"grpo.batch={count // 8}", f"npedit.batch={count}"]
-    recipe = load_recipe("demo", ["sft.steps=1", "grpo.steps=1", "grpo.group=8", *batches])
+    # Two fake-score steps, as the studies have them that these ratios are for.
+    recipe = load_recipe("demo", ["sft.steps=1", "grpo.steps=1", "grpo.group=8", "npedit.fake_steps=2", *batches])
     for phase in compose(recipe).phases:
         with FlopCounterMode(display=False) as counter:
             phase.step(0)
