@@ -84,6 +84,14 @@ def test_runs_that_warm_up_alike_share_a_start(tmp_path: Path) -> None:
     assert start("warmup", 1, 0) is None
 
 
+def test_a_start_from_estimates_is_shared_where_the_teacher_is_asked_alike(tmp_path: Path) -> None:
+    study, estimates = STUDIES["first-sight"], STUDIES["first-sight"].variants[1]
+    elsewhere = Variant("elsewhere", (*estimates.overrides, "npedit.preserve_width=0.3"))
+    starts = [Job(study, variant, 0, FULL, tmp_path).start for variant in (*study.variants[1:], elsewhere)]
+    assert len(set(starts[:-1])) == 1
+    assert starts[-1] != starts[0], "another width of Eq. 22 gives other estimates"
+
+
 def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,25 @@ WARMUP: Final = Study(
     ),
 )
 
+_ESTIMATE: Final = (
+    *("warmup.target=estimate", "warmup.steps=150", "warmup.lr=1e-3"),
+    *("npedit.preserve_time={default: 0.75, background: 0.5}", "npedit.preserve_width=0.24"),
+)
+
+FIRST_SIGHT: Final = Study(
+    name="first-sight",
+    question="Which part of the objective does what, for a student that has learnt from estimates where an edit is?",
+    claim="Paper: the student learns to copy first, and all parts together are best. Such a start is our own.",
+    variants=(
+        Variant("copies, full"),
+        Variant("estimates, full", _ESTIMATE),
+        Variant("estimates, dmd-only", (*_ESTIMATE, "npedit.judge_weight=0.0")),
+        Variant("estimates, judge-only", (*_ESTIMATE, "npedit.dmd_weight=0.0")),
+        Variant("estimates, no-identity", (*_ESTIMATE, "npedit.questions=[edit]")),
+        Variant("estimates, no more", (*_ESTIMATE, "npedit.steps=0")),
+    ),
+)
+
 FAKE_STEPS: Final = Study(
     name="fake-steps",
     question="How many steps should the fake score take for each of the student's, and on which samples?",
@@ -202,7 +221,7 @@ STUDIES: Final[Mapping[str, Study]] = {
     study.name: study
     for study in (
         *(OBJECTIVE, CAPTIONS, SUPERVISION, UNROLL, DATA, JUDGE_SCALE, ENSEMBLE),
-        *(WARMUP, FAKE_STEPS, PRESERVATION, CONTEXT, MISTAKEN, FREE_FORM),
+        *(WARMUP, FIRST_SIGHT, FAKE_STEPS, PRESERVATION, CONTEXT, MISTAKEN, FREE_FORM),
     )
 }
 """By name, in the order in which `all` does them."""

@@ -72,8 +72,10 @@ class Job:
         recipe = self.recipe
         if not recipe.warmup.steps:
             return None
-        alike = {"warmup", "base", "data", "sampling", "seed"}
-        return self.root / "starts" / digest(said(recipe, alike))
+        alike = said(recipe, {"warmup", "base", "data", "sampling", "seed"})
+        if recipe.warmup.target == "estimate":  # which is asked for as section npedit says
+            alike += f" {recipe.npedit.preserve_time} {recipe.npedit.preserve_width}"
+        return self.root / "starts" / digest(alike)
 
     def done(self) -> bool:
         """Whether there is a result, of this very recipe and these very scenes. Raises OutputError if it is broken."""
@@ -174,7 +176,8 @@ def run_job(job: Job, console: Console) -> None:
     except TrainingError as error:
         result["failed"] = str(error)
     else:
-        result["seconds"] = read(place / "metrics.jsonl")[-1].seconds
+        trained = result["updates"] > 0
+        result["seconds"] = read(place / "metrics.jsonl")[-1].seconds if trained else 0.0
         result["marks"] = _marks(job, training.editor(), scorer)
     _write(job, result)
     if (place / "checkpoints").exists():  # training may break down before the first
