@@ -155,6 +155,11 @@ npedit:
     default: 0.75
   preserve_width: 0.15
   context: none
+  redraw_weight: 0.0
+  redraw_context: none
+  redraw_low: 0.3
+  redraw_high: 0.7
+  redraw_steps: 2
   judge_loss: binary
   questions:
   - edit

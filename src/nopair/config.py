@@ -191,6 +191,17 @@ class EditPhaseConfig(PhaseConfig):
         description="what teacher and fake score see of the reference: none of it, as in the paper; or all but where "
         "the teacher sees the edit, for a base that can fill in holes",
     )
+    redraw_weight: NotNegative = Field(
+        default=0.0,
+        description="weight of the distance to what the teacher makes of the student's samples, noised a little and "
+        "denoised; not in the paper",
+    )
+    redraw_context: Literal["none", "unedited"] = Field(
+        default="none", description="what the teacher sees of the reference while it does so; as `context`"
+    )
+    redraw_low: Level = Field(default=0.3, description="lowest time that the samples are noised to for it")
+    redraw_high: Level = Field(default=0.7, description="highest time that they are noised to")
+    redraw_steps: Count = Field(default=2, description="calls of the teacher that denoise them")
     judge_loss: Literal["binary", "vocabulary"] = Field(
         default="binary", description="cross-entropy over the words Yes and No, or over all of the judge's vocabulary"
     )
@@ -231,14 +242,17 @@ class EditPhaseConfig(PhaseConfig):
     def _sane(self) -> "EditPhaseConfig":
         if self.query_low >= self.query_high:
             raise ValueError(f"query_low {self.query_low} must be below query_high {self.query_high}")
+        if self.redraw_low > self.redraw_high:
+            raise ValueError(f"redraw_low {self.redraw_low} must not be above redraw_high {self.redraw_high}")
         for name in ("guidance", "preserve_time"):
             if "default" not in getattr(self, name):
                 raise ValueError(f"{name} has no `default`")
         judged = self.judge_weight if self.questions else 0.0
-        if not any((judged, self.dmd_weight, self.reference_weight, self.preservation_weight)):
+        others = (self.dmd_weight, self.reference_weight, self.preservation_weight, self.redraw_weight)
+        if not any((judged, *others)):
             raise ValueError(
                 "nothing is left to learn from: give a weight above 0 to judge_weight (with some questions), "
-                "dmd_weight, reference_weight or preservation_weight"
+                "dmd_weight, reference_weight, preservation_weight or redraw_weight"
             )
         return self
 

@@ -27,6 +27,8 @@ from nopair.method import (
     policy_rollout,
     preservation_loss,
     query_times,
+    redraw_loss,
+    redrawn,
     reference_loss,
     renoise_move,
     right_minus_wrong,
@@ -77,6 +79,8 @@ FUNCTIONS: dict[str, Callable[[Inputs], Tensor]] = {
     "decoupled_dmd_loss": lambda i: decoupled_dmd_loss(
         i["x"], field, other, field, i["scale"], (i["t"], i["t"] / 2), i["y"], per_pixel
     ),
+    "redrawn": lambda i: redrawn(i["x"], field, i["t"], i["y"], 3),
+    "redraw_loss": lambda i: redraw_loss(i["x"], field, i["t"], i["y"], 3, per_sample),
     "reference_loss": lambda i: reference_loss(i["x"], i["y"], i["nothing"]),
     "preservation_loss": lambda i: preservation_loss(i["x"], i["y"], i["z"][:, :1]),
     "first_sight": lambda i: first_sight(i["x"], field, other, i["t"], i["y"], 0.5)[1],

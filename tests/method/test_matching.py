@@ -20,6 +20,8 @@ from nopair.method import (
     per_pixel,
     per_sample,
     query_times,
+    redraw_loss,
+    redrawn,
     score_gap,
     surrogate_loss,
     to_x0,
@@ -215,12 +217,56 @@ def test_decoupled_guidance_is_asked_at_its_own_times() -> None:
     assert torch.equal(torch.stack(times["cond"]), torch.stack([matching, guidance]))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_redrawing_under_a_teacher_that_knows_one_image_gives_that_image(steps: int) -> None:
+    x0, image, noise = torch.randn(3, *SHAPE, dtype=torch.float64)
+    t = torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
+    asked: list[Tensor] = []
+
+    def real(x: Tensor, time: Tensor) -> Tensor:
+        asked.append(time)
+        return only(image)(x, time)
+
+    torch.testing.assert_close(redrawn(x0, real, t, noise, steps), image)
+    torch.testing.assert_close(torch.stack(asked), torch.stack([t * (steps - i) / steps for i in range(steps)]))
+
+
+def test_redrawing_from_little_noise_leaves_a_sample_that_the_teacher_would_draw_so() -> None:
+    """A teacher of N(mean, ½²): its flow takes a noised sample to one of its own, near the sample if t is near 0."""
+    x0, noise = torch.randn(2, *SHAPE, dtype=torch.float64)
+    real = gaussian(torch.zeros(SHAPE, dtype=torch.float64), 0.5)
+    far = [
+        (redrawn(x0, real, torch.full((3,), t, dtype=torch.float64), noise, 50) - x0).abs().mean().item()
+        for t in (1e-3, 0.3, 0.9)
+    ]
+    assert far[0] < 1e-2
+    assert far == sorted(far)
+
+
+@both
+def test_the_redrawing_gradient_leads_to_what_the_teacher_made(normaliser: Normaliser) -> None:
+    x0, image, noise = torch.randn(3, *SHAPE)
+    x0.requires_grad_()
+    redraw_loss(x0, only(image), torch.full((3,), 0.5), noise, 2, normaliser).sum().backward()
+    assert x0.grad is not None
+    wanted = (x0.detach() - image) / normaliser(x0.detach(), image) / x0[0].numel()
+    torch.testing.assert_close(x0.grad, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_no_gradient_reaches_the_teacher_that_redraws() -> None:
+    x0, noise = torch.randn(2, *SHAPE)
+    weight = torch.tensor(0.2, requires_grad=True)
+    redraw_loss(x0.requires_grad_(), lambda x, t: weight * x, torch.rand(3), noise, 2, per_sample).sum().backward()
+    assert weight.grad is None
+
+
 @pytest.mark.parametrize(
     "loss",
     [
         lambda x, y, t: flow_matching_loss(x, y, x),
         lambda x, y, t: surrogate_loss(x, y),
         lambda x, y, t: dmd_loss(x, lambda x, t: x, lambda x, t: -x, t, y, per_pixel),
+        lambda x, y, t: redraw_loss(x, lambda x, t: -x, t, y, 2, per_sample),
         lambda x, y, t: denoising_loss(x, lambda x, t: x, t, y),
     ],
 )

@@ -29,16 +29,18 @@ def wave(x: Tensor, t: Tensor) -> Tensor:
 
 
 def test_the_total_is_the_weighted_mean_over_the_batch() -> None:
-    judge, dmd, reference, drift = torch.rand(4, 5)
-    weights = Weights(judge=0.02, dmd=1.0, reference=3.0, preservation=0.5)
-    losses = student_losses(weights, judge, dmd, reference, drift)
-    torch.testing.assert_close(losses.total, (0.02 * judge + dmd + 3.0 * reference + 0.5 * drift).mean())
+    judge, dmd, reference, drift, redraw = torch.rand(5, 5)
+    weights = Weights(judge=0.02, dmd=1.0, reference=3.0, preservation=0.5, redraw=2.0)
+    losses = student_losses(weights, judge, dmd, reference, drift, redraw)
+    total = 0.02 * judge + dmd + 3.0 * reference + 0.5 * drift + 2.0 * redraw
+    torch.testing.assert_close(losses.total, total.mean())
     assert losses.metrics() == pytest.approx(
         {
             "judge": judge.mean().item(),
             "dmd": dmd.mean().item(),
             "reference": reference.mean().item(),
             "preservation": drift.mean().item(),
+            "redraw": redraw.mean().item(),
             "total": losses.total.item(),
         }
     )
@@ -47,7 +49,7 @@ def test_the_total_is_the_weighted_mean_over_the_batch() -> None:
 def test_a_term_of_weight_zero_is_out_of_the_graph() -> None:
     judge = torch.tensor([math.nan, 1.0], requires_grad=True)
     dmd = torch.tensor([1.0, 2.0], requires_grad=True)
-    losses = student_losses(Weights(judge=0.0, dmd=2.0), judge, dmd, torch.zeros(2), torch.zeros(2))
+    losses = student_losses(Weights(judge=0.0, dmd=2.0), judge, dmd, *torch.zeros(3, 2))
     losses.total.backward()
     assert losses.total.item() == 3.0
     assert judge.grad is None
@@ -57,7 +59,7 @@ def test_a_term_of_weight_zero_is_out_of_the_graph() -> None:
 
 
 def test_a_bad_term_that_counts_is_not_hidden() -> None:
-    assert math.isnan(student_losses(Weights(1.0, 1.0), torch.tensor([math.nan]), *torch.ones(3, 1)).total)
+    assert math.isnan(student_losses(Weights(1.0, 1.0), torch.tensor([math.nan]), *torch.ones(4, 1)).total)
 
 
 @pytest.mark.parametrize("values", [(0.0, 0.0, 0.0), (-1.0, 1.0, 0.0), (1.0, 1.0, -0.1), (math.nan, 1.0, 0.0)])

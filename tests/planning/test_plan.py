@@ -52,6 +52,7 @@ VARIANTS = {
     "offloaded": ["judge.offload=true"],
     "vocabulary": ["npedit.judge_loss=vocabulary"],
     "context": ["npedit.context=unedited"],
+    "redrawn": ["npedit.redraw_weight=1.0", "npedit.redraw_context=unedited"],
     "estimate": ["warmup.target=estimate"],
     "rewards": ["grpo.steps=4", "grpo.batch=2", "grpo.group=4"],
 }

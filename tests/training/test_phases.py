@@ -412,6 +412,33 @@ def test_where_nothing_is_asked_the_teacher_sees_the_whole_reference() -> None:
     assert torch.equal(context, piece.reference)
 
 
+def test_the_teacher_redraws_the_samples_around_what_stays_if_that_has_a_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[float, Tensor]] = []
+    velocity = ToyBackbone.velocity
+    setting = ("npedit.redraw_context=unedited", "npedit.redraw_low=0.4375", "npedit.redraw_high=0.4375")
+
+    def noted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
+        if not torch.is_grad_enabled() and reference is not None:
+            asked.append((t[0].item(), reference))
+        return velocity(self, noisy, t, text, reference)
+
+    monkeypatch.setattr(ToyBackbone, "velocity", noted)
+    monkeypatch.setattr("nopair.training.keeping.first_sight", lambda y, *_: (torch.zeros_like(y[:, :1]), y))
+    without = EditPhase(make_parts(make_recipe(*setting, "npedit.redraw_steps=2"))).step(0)
+    assert asked == []
+    assert without["redraw"] == 0
+    parts = make_parts(make_recipe(*setting, "npedit.redraw_steps=2", "npedit.redraw_weight=3.0"))
+    found = EditPhase(parts).step(0)
+    assert [t for t, _ in asked] == [0.4375, 0.21875]
+    grey = parts.roles.teacher.encode_image(torch.full_like(parts.source.batch(range(4)).reference, 0.5))
+    assert all(torch.equal(reference, grey) for _, reference in asked)
+    assert found["dmd"] == without["dmd"]  # the same samples, asked about at the same times
+    assert found["redraw"] > 0
+    assert found["total"] == pytest.approx(without["total"] + 3 * found["redraw"], rel=1e-4)
+
+
 def test_each_category_has_its_own_time_at_which_the_teacher_says_where_the_edit_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -25,6 +25,7 @@ from. Everything takes any batch size, and a sample's result does not depend on 
 | 18 surrogate                         | `surrogate_loss`       |              |
 | 19 DMD                               | `dmd_loss`             |              |
 | 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
+| 32 redrawing (option)                | `redrawn`, `redraw_loss` |            |
 | 21 do-nothing, preservation          | `reference_loss`, `does_nothing`, `preservation_loss` | objective.py |
 | 22 places to keep (option)           | `first_sight`, `without_edit` |       |
 | 23 total                             | `student_losses`       |              |
@@ -63,6 +64,8 @@ from nopair.method.matching import (
     per_pixel,
     per_sample,
     query_times,
+    redraw_loss,
+    redrawn,
     score_gap,
     surrogate_loss,
 )
@@ -80,48 +83,11 @@ from nopair.method.rollout import rollout, sampler_levels, training_levels
 from nopair.method.verdict import full_vocabulary_loss, judge_loss, ramp, right_minus_wrong
 
 __all__ = [
-    "Gaussian",
-    "Move",
-    "Normaliser",
-    "StudentLosses",
-    "Trajectory",
-    "Weights",
-    "advantages",
-    "clipped_surrogate",
-    "decoupled_dmd_loss",
-    "denoising_loss",
-    "dmd_loss",
-    "does_nothing",
-    "first_sight",
-    "flow_matching_loss",
-    "full_vocabulary_loss",
-    "gap_at",
-    "guided",
-    "has_spread",
-    "interpolate",
-    "judge_loss",
-    "judge_reward",
-    "levels",
-    "log_prob",
-    "per_pixel",
-    "per_sample",
-    "policy_kl",
-    "policy_rollout",
-    "preservation_loss",
-    "query_times",
-    "ramp",
-    "reference_loss",
-    "renoise_move",
-    "right_minus_wrong",
-    "rollout",
-    "sampler_levels",
-    "score_gap",
-    "sde_move",
-    "shift_time",
-    "student_losses",
-    "surrogate_loss",
-    "to_x0",
-    "training_levels",
-    "velocity_target",
-    "without_edit",
-]
+    "Gaussian", "Move", "Normaliser", "StudentLosses", "Trajectory", "Weights", "advantages", "clipped_surrogate",
+    "decoupled_dmd_loss", "denoising_loss", "dmd_loss", "does_nothing", "first_sight", "flow_matching_loss",
+    "full_vocabulary_loss", "gap_at", "guided", "has_spread", "interpolate", "judge_loss", "judge_reward", "levels",
+    "log_prob", "per_pixel", "per_sample", "policy_kl", "policy_rollout", "preservation_loss", "query_times", "ramp",
+    "redraw_loss", "redrawn", "reference_loss", "renoise_move", "right_minus_wrong", "rollout", "sampler_levels",
+    "score_gap", "sde_move", "shift_time", "student_losses", "surrogate_loss", "to_x0", "training_levels",
+    "velocity_target", "without_edit",
+]  # fmt: skip

@@ -2,7 +2,8 @@
 
 The student's samples are pulled towards the images a frozen text-to-image teacher makes for the edited caption (`real`)
 and away from what the student makes now (`fake`, a score model trained online on the student's own samples). Neither
-sees the reference image; as an option, both see what is to stay of it (Eq. 22), bound into the two fields.
+sees the reference image; as an option, both see what is to stay of it (Eq. 22), bound into the two fields. As another
+option, the samples are pulled towards what the teacher makes of them (Eq. 32).
 """
 
 from collections.abc import Callable
@@ -126,3 +127,30 @@ def decoupled_dmd_loss(
     matching = gap_at(x0, cond, fake, t[0], noise, normaliser)
     guidance = gap_at(x0, cond, uncond, t[1], noise, normaliser)
     return surrogate_loss(x0, matching + over_latent(scale - 1) * guidance)
+
+
+@torch.no_grad()
+def redrawn(
+    x0: Float[Tensor, "b c h w"], real: Velocity, t: Float[Tensor, "b"], noise: Float[Tensor, "b c h w"], steps: int
+) -> Float[Tensor, "b c h w"]:
+    """Eq. 32, x̃: the samples noised to t, and taken from there to 0 by `real` in `steps` even steps of Euler's method:
+    SDEdit (Meng et al., arXiv 2108.01073). What t leaves of a sample stays; what is finer is drawn anew.
+    """
+    x, stride = interpolate(x0, noise, t), t / steps
+    for left in range(steps, 0, -1):
+        x = x - over_latent(stride) * real(x, stride * left)
+    return x
+
+
+def redraw_loss(
+    x0: Float[Tensor, "b c h w"],
+    real: Velocity,
+    t: Float[Tensor, "b"],
+    noise: Float[Tensor, "b c h w"],
+    steps: int,
+    normaliser: Normaliser,
+) -> Float[Tensor, "b"]:
+    """Eq. 32, an option: the surrogate of (x0 - x̃) / w, which is Eq. 16 with x̃ as the real estimate and the sample
+    itself in place of the fake one. Gradient reaches `x0` alone.
+    """
+    return surrogate_loss(x0, score_gap(x0, redrawn(x0, real, t, noise, steps), x0, normaliser))

@@ -95,9 +95,10 @@ class Weights:
     dmd: float
     reference: float = 0.0
     preservation: float = 0.0
+    redraw: float = 0.0
 
     def __post_init__(self) -> None:
-        values = (self.judge, self.dmd, self.reference, self.preservation)
+        values = (self.judge, self.dmd, self.reference, self.preservation, self.redraw)
         if not all(value >= 0 for value in values) or not any(values):
             raise ValueError(f"loss weights must be >= 0 and one of them > 0, not {self}")
 
@@ -110,11 +111,12 @@ class StudentLosses:
     dmd: Float[Tensor, "b"]
     reference: Float[Tensor, "b"]
     preservation: Float[Tensor, "b"]
+    redraw: Float[Tensor, "b"]
     total: Float[Tensor, ""]
 
     def metrics(self) -> dict[str, float]:
         """Batch means of the terms and the total, in one transfer from the device."""
-        names = ("judge", "dmd", "reference", "preservation", "total")
+        names = ("judge", "dmd", "reference", "preservation", "redraw", "total")
         means = torch.stack([getattr(self, name).mean() for name in names]).detach().tolist()
         return dict(zip(names, means, strict=True))
 
@@ -125,13 +127,14 @@ def student_losses(
     dmd: Float[Tensor, "b"],
     reference: Float[Tensor, "b"],
     preservation: Float[Tensor, "b"],
+    redraw: Float[Tensor, "b"],
 ) -> StudentLosses:
     """Eq. 23: L = mean over the batch of the terms, each times its λ.
 
     A term whose weight is 0 is left out of the graph, so its models are spared a backward pass and a non-finite value
     in it is reported but does no harm. Pass zeros for a term that was not computed.
     """
-    terms = (judge, dmd, reference, preservation)
-    factors = (weights.judge, weights.dmd, weights.reference, weights.preservation)
+    terms = (judge, dmd, reference, preservation, redraw)
+    factors = (weights.judge, weights.dmd, weights.reference, weights.preservation, weights.redraw)
     weighted = [factor * term.mean() for factor, term in zip(factors, terms, strict=True) if factor > 0]
     return StudentLosses(*terms, torch.stack(weighted).sum())

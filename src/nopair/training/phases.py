@@ -11,7 +11,7 @@ from torch import Tensor
 from nopair.config import EditPhaseConfig
 from nopair.judges.questions import VERSION
 from nopair.method.flow import guided
-from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pixel, per_sample, query_times
+from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pixel, per_sample, query_times, redraw_loss
 from nopair.method.objective import (
     StudentLosses,
     Weights,
@@ -99,7 +99,11 @@ class EditPhase:
         self._config: EditPhaseConfig = parts.recipe.npedit
         config = self._config
         self._weights = Weights(
-            config.judge_weight, config.dmd_weight, config.reference_weight, config.preservation_weight
+            config.judge_weight,
+            config.dmd_weight,
+            config.reference_weight,
+            config.preservation_weight,
+            config.redraw_weight,
         )
         self._ask = ASKINGS[config.judge_loss](parts.judge)
         self._unroll = UNROLLS[config.unroll]
@@ -160,7 +164,22 @@ class EditPhase:
         judged, verdict = self._judge(piece, x0, index)
         reference = reference_loss(x0, piece.reference, does_nothing(batch).to(x0.device))
         drift = preservation_loss(x0, piece.reference, self._kept(roles.teacher, config, piece))
-        return x0, student_losses(self._weights, judged, dmd, reference, drift), verdict
+        redraw = self._redraw(piece, x0) if config.redraw_weight > 0 else torch.zeros_like(drift)
+        return x0, student_losses(self._weights, judged, dmd, reference, drift, redraw), verdict
+
+    def _redraw(self, piece: Piece, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """How far each sample is from what the teacher makes of it."""
+        config, teacher = self._config, self._parts.roles.teacher
+        context = CONTEXTS[config.redraw_context](teacher, config, piece)
+        t = query_times(piece.draws.uniform(), config.redraw_low, config.redraw_high, 1.0)
+        return redraw_loss(
+            x0,
+            lambda x, time: teacher.velocity(x, time, piece.caption, context),
+            t,
+            piece.draws.noise(),
+            config.redraw_steps,
+            NORMALISERS[config.normaliser],
+        )
 
     def _guidance(self, batch: EditBatch, index: int) -> list[float]:
         """Guidance scale of each sample at a step."""
