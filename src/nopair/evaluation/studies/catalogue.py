@@ -84,17 +84,23 @@ _ESTIMATE: Final = (
     *("npedit.preserve_time={default: 0.75, background: 0.5}", "npedit.preserve_width=0.24"),
 )
 
+_REDRAWN: Final = (
+    *("npedit.redraw_weight=2.0", "npedit.redraw_context=unedited"),
+    *("npedit.redraw_low=0.4", "npedit.redraw_high=0.7"),
+)
+
 FIRST_SIGHT: Final = Study(
     name="first-sight",
-    question="Which part of the objective does what, for a student that has learnt from estimates where an edit is?",
-    claim="Paper: the student learns to copy first, and all parts together are best. Such a start is our own.",
+    question="What does a student gain that begins from the teacher's estimates of edits, and whose samples the teacher "
+    "redraws?",
+    claim="Paper: the student learns to copy first, and all parts of the objective together are best. Both additions "
+    "are our own.",
     variants=(
         Variant("copies, full"),
+        Variant("estimates, no more", (*_ESTIMATE, "npedit.steps=0")),
         Variant("estimates, full", _ESTIMATE),
         Variant("estimates, dmd-only", (*_ESTIMATE, "npedit.judge_weight=0.0")),
-        Variant("estimates, judge-only", (*_ESTIMATE, "npedit.dmd_weight=0.0")),
-        Variant("estimates, no-identity", (*_ESTIMATE, "npedit.questions=[edit]")),
-        Variant("estimates, no more", (*_ESTIMATE, "npedit.steps=0")),
+        Variant("estimates, full, redrawn", (*_ESTIMATE, *_REDRAWN)),
     ),
 )
 
