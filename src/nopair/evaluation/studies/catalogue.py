@@ -91,7 +91,7 @@ _REDRAWN: Final = (
 
 FIRST_SIGHT: Final = Study(
     name="first-sight",
-    question="What does a student gain that begins from the teacher's estimates of edits, and whose samples the teacher "
+    question="What does a student gain that begins from the teacher's estimates of edits, and whose samples it "
     "redraws?",
     claim="Paper: the student learns to copy first, and all parts of the objective together are best. Both additions "
     "are our own.",
