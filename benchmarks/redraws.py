@@ -47,7 +47,7 @@ def main() -> None:
     latents = teacher.encode_image(edited)
     contexts = {"caption": None, "caption and hole": CONTEXTS["unedited"](teacher, recipe.npedit, piece)}
     for name, context in contexts.items():
-        for time in (0.25, 0.5, 0.75):
+        for time in (0.25, 0.5, 0.75, 0.9):
             t = torch.full((len(edits),), time)
             made = redrawn(
                 latents,
