@@ -194,6 +194,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         f"npedit.optimiser={optimiser}",
         f"npedit.fake_samples={fake_samples}",
         f"npedit.context={context}",
+        f"npedit.redraw_context={context}",
+        "npedit.redraw_weight=0.5",
         "npedit.betas=[0.9,0.95]",
     )
     _parts, whole = phases(recipe)
