@@ -238,6 +238,12 @@ class EditPhaseConfig(PhaseConfig):
         default="", description="prompt that the teacher's guidance leads away from; null for the reference's caption"
     )
 
+    @property
+    def shows_holes(self) -> bool:
+        """Whether the teacher is shown references with a hole where it sees the edit."""
+        redrawn = self.redraw_weight > 0 and self.redraw_context != "none"
+        return redrawn or self.context != "none"
+
     @model_validator(mode="after")
     def _sane(self) -> "EditPhaseConfig":
         if self.query_low >= self.query_high:

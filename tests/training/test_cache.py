@@ -64,9 +64,16 @@ def test_what_the_fake_score_sees_afresh_is_there_too(tmp_path: Path) -> None:
         training.npedit.step(step)
 
 
-def test_what_stands_for_an_edited_place_is_there_too(tmp_path: Path) -> None:
-    context = ["data.cache=" + str(tmp_path / "cache"), "npedit.context=unedited"]
-    compose(load_recipe("demo", [*SHORT, *context])).npedit.step(0)
+@pytest.mark.parametrize(
+    "shown",
+    [
+        ("npedit.context=unedited", "npedit.redraw_weight=0.0"),
+        ("npedit.context=none", "npedit.redraw_weight=1.0", "npedit.redraw_context=unedited"),
+    ],
+)
+def test_what_stands_for_an_edited_place_is_there_too(tmp_path: Path, shown: tuple[str, ...]) -> None:
+    recipe = load_recipe("demo", [*SHORT, "data.cache=" + str(tmp_path / "cache"), *shown])
+    compose(recipe).npedit.step(0)
 
 
 def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

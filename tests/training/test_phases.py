@@ -40,7 +40,8 @@ QUICK = [
 
 
 def make_recipe(*overrides: str) -> Recipe:
-    return load_recipe("demo", [*QUICK, "warmup.steps=3", "npedit.steps=4", *overrides])
+    steps = ("warmup.steps=3", "npedit.steps=4")
+    return load_recipe("demo", [*QUICK, *steps, "npedit.redraw_weight=0.0", *overrides])
 
 
 def make_parts(recipe: Recipe) -> Parts:

@@ -223,7 +223,7 @@ def fill(
 
 def _list(store: Store, recipe: Recipe, shown: EditBatch, ranks: Ranks, state: str) -> Path:
     """Where the names of this rank's entries are kept, by all that they follow from."""
-    asked = _visited(recipe), recipe.npedit.negative_prompt, recipe.npedit.context != "none", ranks.rank, ranks.world
+    asked = _visited(recipe), recipe.npedit.negative_prompt, recipe.npedit.shows_holes, ranks.rank, ranks.world
     examples = *map(image_key, shown.reference), shown.captions, shown.instructions, shown.edited_captions
     name = hashlib.sha256(repr((state, asked, examples)).encode()).hexdigest()
     return store.folder / LISTS.replace("*", name)
@@ -250,7 +250,7 @@ def _encode(store: Store, backbone: Backbone, recipe: Recipe, batch: EditBatch) 
 def _images(batch: EditBatch, recipe: Recipe) -> Iterator[Float[Tensor, "3 height width"]]:
     """The references, and what stands for an edited place in one, if training by `recipe` has such."""
     yield from batch.reference
-    if recipe.npedit.context != "none":
+    if recipe.npedit.shows_holes:
         yield torch.full_like(batch.reference[0], BLANK)
 
 
