@@ -169,7 +169,8 @@ def started(file: Path, folder: Path, *changes: str, ranks: Ranks = ALONE, **set
             read.extend(indices)
             return photos.batch(indices)
 
-    recipe = load_recipe("demo", ["warmup.steps=0", "npedit.steps=4", "npedit.batch=1", *changes])
+    few = ("warmup.steps=0", "npedit.steps=4", "npedit.batch=1", "npedit.redraw_weight=0.0")
+    recipe = load_recipe("demo", [*few, *changes])
     store = Store.of(folder / "cache", base(folder / "base"), "float32")
     fill(store, ToyBackbone.build(seed=0), recipe, Watched(), photos.batch([0]), ranks, photos.state())
     return read
