@@ -325,6 +325,7 @@ def test_an_unknown_key_in_the_file_names_the_nearest() -> None:
         ("npedit.guidance.add=-1", ["npedit.guidance.add", "-1", "at least 0"]),
         ("npedit.normaliser=per", ["npedit.normaliser", "'per'", "'per_sample' or 'per_pixel'"]),
         ("npedit.query_low=0.99", ["query_low 0.99", "query_high 0.98"]),
+        ("npedit.redraw_low=0.9", ["redraw_low 0.9", "redraw_high 0.7"]),
         ("npedit.query_high=1", ["npedit.query_high", "1", "less than 1"]),
         ("warmup.steps=2.5", ["warmup.steps", "2.5", "whole number"]),
         ("warmup.steps=true", ["warmup.steps", "True", "whole number"]),

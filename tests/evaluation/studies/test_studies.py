@@ -90,6 +90,8 @@ def test_a_start_from_estimates_is_shared_where_the_teacher_is_asked_alike(tmp_p
     starts = [Job(study, variant, 0, FULL, tmp_path).start for variant in (*study.variants[1:], elsewhere)]
     assert len(set(starts[:-1])) == 1
     assert starts[-1] != starts[0], "another width of Eq. 22 gives other estimates"
+    idle = [Variant("idle", (*v.overrides, "npedit.steps=0")) for v in (estimates, elsewhere)]
+    assert len({Job(study, variant, 0, FULL, tmp_path).fingerprint for variant in idle}) == 2
 
 
 def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(

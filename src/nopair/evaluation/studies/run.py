@@ -73,9 +73,7 @@ class Job:
         if not recipe.warmup.steps:
             return None
         alike = said(recipe, {"warmup", "base", "data", "sampling", "seed"})
-        if recipe.warmup.target == "estimate":  # which is asked for as section npedit says
-            alike += f" {recipe.npedit.preserve_time} {recipe.npedit.preserve_width}"
-        return self.root / "starts" / digest(alike)
+        return self.root / "starts" / digest(alike + _sight(recipe))
 
     def done(self) -> bool:
         """Whether there is a result, of this very recipe and these very scenes. Raises OutputError if it is broken."""
@@ -90,7 +88,7 @@ class Job:
         scored = f"{self.variant.sampled} {self.scale.per_category} {SCENES}"
         others = "" if self.study.categories == CATEGORIES else f" {self.study.categories}"
         scorer = "" if self.scorer is None else f" judged by {self.scorer}"
-        return digest(f"{own} {scored}{others}{scorer}")
+        return digest(f"{own} {scored}{others}{scorer}{_sight(recipe)}")
 
     @property
     def scorer(self) -> str | None:
@@ -104,6 +102,13 @@ class Job:
 def said(recipe: Recipe, sections: set[str]) -> str:
     """What a recipe says in these sections. Without defaults, so that a new key does not make old results another's."""
     return json.dumps(recipe.model_dump(mode="json", include=sections, exclude_defaults=True), sort_keys=True)
+
+
+def _sight(recipe: Recipe) -> str:
+    """How a warm-up from estimates asks the teacher, which section npedit says, even where that phase has no steps."""
+    if recipe.warmup.target != "estimate":
+        return ""
+    return f" {recipe.npedit.preserve_time} {recipe.npedit.preserve_width}"
 
 
 def _cut(recipe: Recipe, scale: Scale) -> Recipe:
