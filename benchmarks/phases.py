@@ -10,15 +10,14 @@ from nopair.training.run import compose
 
 
 def main() -> None:
-    """A step of each phase of the demo recipe, counted and then timed."""
+    """A step of each phase of the studies' recipe, whose updates these ratios make comparable, counted and timed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=16, help="per step, a multiple of 8")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     count = arguments.samples
     batches = [f"warmup.batch={count}", f"sft.batch={count}", f"grpo.batch={count // 8}", f"npedit.batch={count}"]
-    # Two fake-score steps, as the studies have them that these ratios are for.
-    recipe = load_recipe("demo", ["sft.steps=1", "grpo.steps=1", "grpo.group=8", "npedit.fake_steps=2", *batches])
+    recipe = load_recipe("study", ["sft.steps=1", "grpo.steps=1", "grpo.group=8", *batches])
     for phase in compose(recipe).phases:
         with FlopCounterMode(display=False) as counter:
             phase.step(0)
