@@ -290,7 +290,9 @@ def test_overrides_of_lists_names_and_nothing() -> None:
         ("base.lora.rnak=2", "base.lora.rank"),
         ("npedit.lr.x=1", "npedit.lr"),
         ("threds=2", "threads"),
-        ("lr=1e-4", "sft.lr"),
+        ("lr=1e-4", "warmup.lr or sft.lr or grpo.lr or npedit.lr"),
+        ("npedit.learning_rate=1e-4", "npedit.lr"),
+        ("warmup.batch_size=8", "warmup.batch"),
         ("a.b.keep=1", "checkpoint.keep"),
     ],
 )

@@ -120,7 +120,7 @@ def test_calls_that_cannot_work(editor: Editor, references: torch.Tensor) -> Non
         editor.edit(references, [*WORDS[:3], "  "], range(4))
     with pytest.raises(ValueError, match="do not pair up"):
         editor.edit(references, WORDS, [1])
-    with pytest.raises(ValueError, match="fit"):
+    with pytest.raises(ValueError, match="edit_image takes any"):
         editor.edit(torch.rand(4, 3, 16, 16), WORDS, range(4))
 
 
@@ -258,6 +258,15 @@ def test_jobs_of_any_size_in_batches_of_any_size(editor: Editor, tmp_path: Path)
         assert wanted.shape == (3, *size)
         for pixels in same:
             torch.testing.assert_close(pixels, wanted, atol=1.01 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_image_of_any_size(editor: Editor, size: tuple[int, int]) -> None:
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    fitted = fit(image, *SIZE)
+    wanted = restore(editor.edit(fitted.pixels[None], ["go"], [7])[0], fitted)
+    assert torch.equal(editor.edit_image(image, "go", 7), wanted)
+    assert torch.equal(editor.edit_image(image, "go"), editor.edit_image(image, "go", 0))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])

@@ -117,12 +117,24 @@ class Editor:
         size = (self.settings.height, self.settings.width)
         if reference.shape[2:] != size:
             raise ValueError(
-                f"this editor works on {size} pixels, got {tuple(reference.shape[2:])}; see nopair.data.images.fit"
+                f"this editor works on {size} pixels, got {tuple(reference.shape[2:])}; edit_image takes any"
             )
         if not len(reference):
             return reference.clone()
         with enough_memory("edit fewer images at a time (--batch 1), or on another device (--device cpu)"):
             return self._edited(reference, instructions, seeds)
+
+    def edit_image(
+        self, image: Float[Tensor, "3 rows columns"], instruction: str, seed: int = 0
+    ) -> Float[Tensor, "3 rows columns"]:
+        """Edit one image of any size; pixels in [0, 1] in and out. It is brought to the size in `settings` and back.
+
+        Raises:
+            InstructionError: the instruction is empty.
+            MemoryShortError: it does not fit the device.
+        """
+        fitted = fit(image, self.settings.height, self.settings.width)
+        return restore(self.edit(fitted.pixels[None], [instruction], [seed])[0], fitted)
 
     def _edited(
         self, reference: Float[Tensor, "batch 3 height width"], instructions: Sequence[str], seeds: Sequence[int]

@@ -207,17 +207,21 @@ def _fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Fie
 
 def _nearest(root: type[Section], key: str) -> str:
     """`; did you mean ...?` with the keys that are most like `key`, as a whole or in their last part."""
+    section, _, last = key.rpartition(".")
+    initials = "".join(word[:1] for word in last.split("_"))  # learning_rate is lr
 
     def likeness(candidate: str) -> float:
+        name = candidate.rpartition(".")[2]
         whole = difflib.SequenceMatcher(None, key, candidate).ratio()
-        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-        return max(whole, 0.9 * last + 0.1 * whole)
+        part = 1.0 if name == initials else difflib.SequenceMatcher(None, last, name).ratio()
+        return max(whole, 0.9 * part + 0.1 * whole)
 
     known = dict(_fields(root))
-    if key not in known:
-        return f"; did you mean {max(known, key=likeness)}?"
-    section = key.rpartition(".")[0]
-    return f"; it belongs to another {section}.{known[section].discriminator}"
+    if key in known:
+        kind = f"{section}.{known[section].discriminator}"
+        return f"; it belongs to another {kind}, so set {kind} first"
+    same = [candidate for candidate in known if candidate.rpartition(".")[2] == last] if not section else []
+    return f"; did you mean {' or '.join(same) or max(known, key=likeness)}?"
 
 
 def _explain(root: type[Section], error: ValidationError) -> str:

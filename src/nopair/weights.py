@@ -33,7 +33,10 @@ def resolve(name: str) -> Path:
                     f"hub, run: hf download {name} --local-dir FOLDER, and give FOLDER instead (a gated model needs "
                     "hf auth login first)"
                 )
-            raise ModelError(f"{name}: no such model folder; check the path, or use {PREFIX}editor")
+            raise ModelError(
+                f"{name}: no such model folder; check the path ({', '.join(PREFIX + part for part in PARTS)} come with "
+                "nopair)"
+            )
         return folder
     part = name.removeprefix(PREFIX)
     if part not in PARTS:

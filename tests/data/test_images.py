@@ -200,6 +200,11 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def _fifo(path: Path) -> Path:
     os.mkfifo(path)
     return path
@@ -409,6 +414,7 @@ def test_values_outside_the_range_are_clamped(tmp_path: Path) -> None:
 _UNWRITABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no suffix": (lambda d: d / "image", "cannot tell the image format"),
     "an unknown suffix": (lambda d: d / "image.tiff", "cannot tell the image format"),
+    "a folder": (lambda d: _made(d / "folder"), "is a folder; name a file in it"),
     "no folder": (lambda d: d / "no" / "a.png", "cannot be written"),
     "a file for a folder": (lambda d: _write(d / "file", b"x") / "a.png", "cannot be written"),
     "a null byte": (lambda d: d / "a\0.png", "cannot be written"),

@@ -75,9 +75,10 @@ def test_the_categories_are_said_once() -> None:
     [
         ("{", "line 2: Invalid JSON"),
         ("[]", "line 2: Input should be an object"),
-        (LINE, "line 2: category: Field required"),
+        (LINE, "line 2: category: is missing; docs/data.md has the fields"),
         (LINE | {"category": "hat"}, "line 2: category"),
-        (LINE | {"category": "add", "edited": "b.png"}, "line 2: edited: Extra inputs"),
+        (LINE | {"category": "add", "edited": "b.png"}, "line 2: edited: unknown field; docs/data.md"),
+        (LINE | {"prompt": "go"}, "line 2: prompt: unknown field, and there is no category; docs/data.md"),
         (LINE | {"category": "add", "instruction": ""}, "line 2: instruction"),
         (LINE | {"category": "remove"}, "line 2: a removal needs a subject"),
         (LINE | {"category": "add", "image": "9.png"}, "line 2: there is no image 9.png"),

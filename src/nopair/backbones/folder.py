@@ -43,7 +43,8 @@ def pipeline_class(folder: Path) -> str:
     try:
         index = json.loads((folder / "model_index.json").read_text())
     except FileNotFoundError:
-        raise ModelError(f"{folder}: no model_index.json, so not a diffusers pipeline folder") from None
+        judge = " (a config.json is there: it may be a judge)" if (folder / "config.json").is_file() else ""
+        raise ModelError(f"{folder}: no model_index.json, so not a diffusers pipeline folder{judge}") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/model_index.json: cannot be read ({_line(error)})") from None
     found = index.get("_class_name") if isinstance(index, dict) else None

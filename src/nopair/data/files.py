@@ -25,6 +25,8 @@ def image_format(path: Path) -> str:
         OutputError: no suffix, or an unknown one.
     """
     image_format = IMAGE_FORMATS.get(path.suffix.lower())
+    if image_format is None and is_folder(path):
+        raise OutputError(f"{path}: is a folder; name a file in it, which ends in {', '.join(IMAGE_FORMATS)}")
     if image_format is None:
         raise OutputError(f"{path}: cannot tell the image format; end the name in {', '.join(IMAGE_FORMATS)}")
     return image_format

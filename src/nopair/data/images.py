@@ -36,7 +36,7 @@ _TURNS: Final = {
 """What makes an image of each EXIF orientation upright; 1 is upright."""
 
 
-def load_image(path: Path) -> Float[Tensor, "3 height width"]:
+def load_image(path: str | Path) -> Float[Tensor, "3 height width"]:
     """Read a PNG, JPEG or WebP file of any mode: sRGB in [0, 1], upright, transparency over white.
 
     EXIF orientation and an embedded colour profile are applied; where such metadata is itself unreadable it counts as
@@ -46,7 +46,7 @@ def load_image(path: Path) -> Float[Tensor, "3 height width"]:
         ImageError: missing, a folder, unreadable, not an image, cut short, damaged, or over
             `nopair.data.headers.MAX_PIXELS`.
     """
-    with _open(path) as file:
+    with _open(Path(path)) as file:
         return _decode(file, str(path))
 
 
@@ -199,12 +199,13 @@ def encode(pixels: Float[Tensor, "3 height width"], kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def save_image(pixels: Float[Tensor, "3 height width"], path: Path) -> None:
+def save_image(pixels: Float[Tensor, "3 height width"], path: str | Path) -> None:
     """Write an image in the format of its suffix, replacing a file of that name at once or not at all.
 
     Raises:
         OutputError: unknown suffix, unwritable place, values that are not numbers, or too large for the format.
     """
+    path = Path(path)
     kind = image_format(path)
     try:
         content = encode(pixels, kind)

@@ -77,6 +77,8 @@ def faults(file: Path, key: Literal["image", "file_name"]) -> Iterator[str]:
 def _rows(file: Path) -> list[tuple[int, str]]:
     try:
         rows = file.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file or folder; check the path (docs/data.md has the forms)") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({error}); give a .jsonl file with a photo per line") from None
     return [(number, row) for number, row in enumerate(rows, 1) if row.strip()]

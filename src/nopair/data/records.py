@@ -154,7 +154,15 @@ def measure(content: bytes, name: str) -> Measured:
 
 def problem_of(error: ValidationError) -> str:
     """The first thing that is wrong with a record, in one line that begins with the field's name."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # An unknown field may be a missing one under another name, so it is told first.
+    problem = min(problems, key=lambda one: one["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        missing = [one["loc"][-1] for one in problems if one["type"] == "missing"]
+        lacking = f", and there is no {missing[0]}" if missing else ""
+        return f"{key}: unknown field{lacking}; docs/data.md has the fields"
+    if problem["type"] == "missing":
+        return f"{key}: is missing; docs/data.md has the fields"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message

@@ -36,9 +36,9 @@ def family_of(folder: Path) -> str | None:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(
-            f"there is no judge in {folder}: {path.name} is missing; give a Hugging Face checkpoint folder"
-        )
+        drawn = (folder / "model_index.json").is_file()
+        found = "it is a base or an editor, a diffusers pipeline" if drawn else f"{path.name} is missing"
+        raise ModelError(f"there is no judge in {folder}: {found}; give a Hugging Face checkpoint folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
