@@ -93,7 +93,7 @@ def test_a_bad_line_is_named(line: object, message: str, tmp_path: Path) -> None
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file or folder"):
         read(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="is empty"):
         read(write(tmp_path, "", " "))
