@@ -33,3 +33,12 @@ def file_digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+
+
+def edit_digest(instruction: str, source: Path) -> str:
+    """Of what an editor is asked for: the words, and all that the image's file holds.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    return hashlib.sha256(f"{instruction}\0{file_digest(source)}".encode()).hexdigest()

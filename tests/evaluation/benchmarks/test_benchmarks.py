@@ -71,7 +71,7 @@ def gedit(tmp_path: Path) -> Callable[..., Benchmark]:
     )
 
     def read(*rows: dict[str, Any]) -> Benchmark:
-        (tmp_path / "bench" / "data").mkdir(parents=True)
+        (tmp_path / "bench" / "data").mkdir(parents=True, exist_ok=True)
         data = {name: [row[name] for row in rows] for name in features}
         Dataset.from_dict(data, features).to_parquet(tmp_path / "bench" / "data" / "train-00000-of-00001.parquet")
         return load_benchmark(f"gedit:{tmp_path / 'bench'}", tmp_path / "work")
@@ -98,6 +98,22 @@ def test_gedit_is_read_in_its_schema(gedit: Callable[..., Benchmark], tmp_path: 
     assert len(bench.only(frozenset(), 1).items) == 2
     with pytest.raises(DataError, match="it has cn, en"):
         bench.only(frozenset({"fr"}), None)
+
+
+def test_another_image_under_an_old_name_is_extracted_anew(gedit: Callable[..., Benchmark], tmp_path: Path) -> None:
+    def red(*rows: dict[str, Any]) -> float:
+        return round(float(load_image(gedit(*rows).items[0].source)[0, 0, 0]) * 255)
+
+    assert red(gedit_row()) == 200
+    file = tmp_path / "work/fullset/color_alter/en/00ab_SRCIMG.png"
+    before = file.stat().st_mtime_ns
+    assert red(gedit_row()) == 200
+    assert file.stat().st_mtime_ns == before, "the same image is extracted once"
+    other = gedit_row(input_image={"bytes": picture((90, 0, 0)), "path": None})
+    assert red(gedit_row(), other) == 200, "the first of a name counts"
+    assert red(other) == 90
+    file.with_suffix(".sha256").unlink()
+    assert red(gedit_row()) == 200, "an image of which nothing is told is extracted anew"
 
 
 def test_what_is_broken_in_gedit_is_counted(gedit: Callable[..., Benchmark], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`nopair evaluate --benchmark` and `nopair compare` as a whole, against a real local judge."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -218,6 +219,29 @@ def test_a_dry_run_asks_nothing(
     assert "at most about" in shown
     assert "USD" in shown
     assert not (bench / "run" / "results.json").exists()
+
+
+def test_another_edit_under_an_old_name_is_made_and_marked_anew(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = "nopair:tiny:editor,steps=1,name=ours"
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        request = request_of(judge_at(server), overrides=(ours,))
+        evaluate_benchmark(request)
+        asked, file = len(server.asked), bench / "edits.jsonl"
+        file.write_text(file.read_text(encoding="utf-8").replace("style c", "style other"), encoding="utf-8")
+        save_image(torch.full((3, 16, 24), 0.9), bench / "b.png")
+        capsys.readouterr()
+        evaluate_benchmark(dataclasses.replace(request, dry_run=True))
+        assert "ours: 2 of 4 edits to make, 2 anew" in capsys.readouterr().out
+        assert len(server.asked) == asked
+        evaluate_benchmark(request)
+        assert "ours: 2 anew" in capsys.readouterr().out
+        assert {place for one in server.asked[asked:] for place in _words(one.text)} == {"add b", "style other"}
+
+
+def _words(text: str) -> list[str]:
+    return [words for words in ("hats", "add b", "style c", "style other", "改变 d") if words in text]
 
 
 def test_two_runs_compare(

@@ -12,6 +12,9 @@ from nopair.errors import DataError, ImageError
 _PART: Final = re.compile(r"[^\x00-\x1f/\\:]{1,120}")
 """A key, a category or a language that can be the name of a file."""
 
+TWICE: Final = "is there twice; the first counts"
+"""Why a second item of one name is left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -91,7 +94,7 @@ def collect(name: str, origin: str, found: Iterable[Item | LeftOut]) -> Benchmar
         if isinstance(one, LeftOut):
             left_out.append(one)
             continue
-        why = "is there twice; the first counts" if one.place in items else _problem(one)
+        why = TWICE if one.place in items else _problem(one)
         if why is None:
             items[one.place] = one
         else:

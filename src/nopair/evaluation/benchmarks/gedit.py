@@ -4,6 +4,7 @@ Read from the parquet files that the hub has: columns `task_type`, `key`, `instr
 cn), `input_image`, `Intersection_exist`. Editors are shown `input_image`, as published outputs were made from.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 from nopair.data.files import is_folder, make_folder, write_atomic
 from nopair.data.images import load_image, save_image
 from nopair.errors import DataError, ImageError
-from nopair.evaluation.benchmarks.base import Benchmark, Item, LeftOut, collect, not_a_name
+from nopair.evaluation.benchmarks.base import TWICE, Benchmark, Item, LeftOut, collect, not_a_name
 
 NAME: Final = "gedit"
 _COLUMNS: Final = ("task_type", "key", "instruction", "instruction_language", "input_image", "Intersection_exist")
@@ -32,6 +33,7 @@ def read(folder: Path, work: Path) -> Benchmark:
 
 
 def _items(folder: Path, work: Path) -> Iterator[Item | LeftOut]:
+    seen: set[str] = set()
     for number, row in enumerate(_rows(folder), start=1):
         where = f"row {number}"
         words = {name: row[name] for name in _COLUMNS[:4]}
@@ -45,11 +47,15 @@ def _items(folder: Path, work: Path) -> Iterator[Item | LeftOut]:
             yield LeftOut(f"{where}, key {words['key'][:60]}", bad)
         else:
             place = f"fullset/{words['task_type']}/{words['instruction_language']}/{words['key']}"
+            if place in seen:  # before its image takes the place of the first's
+                yield LeftOut(place, TWICE)
+                continue
             try:
                 source = _extracted(image["bytes"], work, place)
             except ImageError as error:
                 yield LeftOut(f"{where}, {place}", str(error))
                 continue
+            seen.add(place)
             flag = row["Intersection_exist"]
             yield Item(
                 place=place,
@@ -80,14 +86,23 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _extracted(content: bytes, work: Path, place: str) -> Path:
-    """The image as the benchmark's outputs have it beside them: `<place>_SRCIMG.png`."""
+    """The image as the benchmark's outputs have it beside them: `<place>_SRCIMG.png`.
+
+    A file beside it holds the digest of what it was made from, so that another image of that name is not taken for it.
+    """
     target = work / f"{place}_SRCIMG.png"
-    if not target.is_file():
-        make_folder(target.parent)
-        raw = target.with_suffix(".raw")
-        write_atomic(raw, content)
-        try:
-            save_image(load_image(raw), target)
-        finally:
-            raw.unlink()
+    origin = target.with_suffix(".sha256")
+    digest = hashlib.sha256(content).hexdigest()
+    if target.is_file() and origin.is_file() and origin.read_text(encoding="utf-8") == digest:
+        return target
+    make_folder(target.parent)
+    raw = target.with_suffix(".raw")
+    write_atomic(raw, content)
+    try:
+        pixels = load_image(raw)
+    finally:
+        raw.unlink()
+    write_atomic(origin, b"")  # first: a run that ends here leaves an image without an origin, to be made anew
+    save_image(pixels, target)
+    write_atomic(origin, digest.encode("ascii"))
     return target

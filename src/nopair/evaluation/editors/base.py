@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -20,7 +20,10 @@ class Contestant(Protocol):
     Attributes:
         name: what tables, and the folder of its outputs, call it.
         about: all that its outputs depend on, for results, and to know whether old outputs are still its own.
+        makes: whether it makes its outputs, or only finds those that somebody else has made.
     """
+
+    makes: ClassVar[bool]
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from pydantic import JsonValue
 
@@ -37,6 +37,7 @@ FIELDS: Final = (
 class EndpointEditor:
     """A `Contestant` behind an address."""
 
+    makes: ClassVar[bool] = True
     name: str
     about: Mapping[str, JsonValue]
     server: Server

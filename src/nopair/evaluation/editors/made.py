@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 from pydantic import JsonValue
 
@@ -19,6 +19,7 @@ from nopair.evaluation.specs import Spec
 class MadeOutputs:
     """A `Contestant`: a folder in the benchmark's layout. Nothing is made, and nothing is written."""
 
+    makes: ClassVar[bool] = False
     name: str
     about: Mapping[str, JsonValue]
     root: Path

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from pydantic import JsonValue
@@ -26,6 +26,7 @@ from nopair.weights import resolve
 class OurEditor:
     """A `Contestant`: an editor that was trained without pairs. `opened` loads it, once there is something to edit."""
 
+    makes: ClassVar[bool] = True
     name: str
     about: Mapping[str, JsonValue]
     opened: Callable[[], Editor]

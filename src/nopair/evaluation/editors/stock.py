@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import diffusers
 import torch
@@ -41,6 +41,7 @@ class StockEditor:
     `call` holds further arguments of the pipeline, as the user gave them.
     """
 
+    makes: ClassVar[bool] = True
     name: str
     about: Mapping[str, JsonValue]
     opened: Callable[[], Any]

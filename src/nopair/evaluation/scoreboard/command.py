@@ -20,7 +20,7 @@ from nopair.evaluation.scoreboard.families import training_judges
 from nopair.evaluation.scoreboard.gallery import FOLDER as GALLERY
 from nopair.evaluation.scoreboard.gallery import Shown, write_gallery
 from nopair.evaluation.scoreboard.means import Sample
-from nopair.evaluation.scoreboard.outputs import make_outputs
+from nopair.evaluation.scoreboard.outputs import make_outputs, waiting
 from nopair.evaluation.scoreboard.report import render_report
 from nopair.evaluation.scoreboard.results import RESULTS, Comparison, EditorFacts, JudgeFacts
 from nopair.evaluation.scoreboard.tables import tables
@@ -94,8 +94,16 @@ def evaluate_benchmark(request: Request) -> None:
 
 
 def _edited(editor: Contestant, bench: Benchmark, output: Path, progress: Progress) -> dict[str, str]:
+    folder = _outputs(output, editor.name)
+    stale = waiting(editor, bench.items, folder).stale
+    if stale:
+        progress.console.print(f"{editor.name}: {_anew(len(stale))}", markup=False, highlight=False)
     bar = progress.add_task(f"{editor.name}: edits", total=len(bench.items))
-    return make_outputs(editor, bench.items, _outputs(output, editor.name), _moving(progress, bar))
+    return make_outputs(editor, bench.items, folder, _moving(progress, bar))
+
+
+def _anew(count: int) -> str:
+    return f"{count} anew, as the outputs there were made for another instruction or image, or tell nothing of it"
 
 
 def _marked(marker: Marker, tasks: Sequence[Task], output: Path, progress: Progress) -> dict[str, str]:
@@ -122,15 +130,15 @@ def _tell_plan(
     console: Console, bench: Benchmark, editors: Sequence[Contestant], markers: Sequence[Marker], output: Path
 ) -> None:
     """What would be done, edits that are not made yet included."""
+    tasks = []
     for editor in editors:
         folder = _outputs(output, editor.name)
-        waiting = sum(not editor.output(item, folder).is_file() for item in bench.items)
-        console.print(f"{editor.name}: {waiting} of {len(bench.items)} edits to make", markup=False, highlight=False)
-    tasks = [
-        Task(editor.name, item, editor.output(item, _outputs(output, editor.name)))
-        for editor in editors
-        for item in bench.items
-    ]
+        left = waiting(editor, bench.items, folder)
+        anew = f", {_anew(len(left.stale))}" if left.stale else ""
+        console.print(
+            f"{editor.name}: {len(left.items)} of {len(bench.items)} edits to make{anew}", markup=False, highlight=False
+        )
+        tasks += [Task(editor.name, i, editor.output(i, folder), i.place in left.stale) for i in bench.items]
     for marker in markers:
         store = Store(_replies(output, marker.name))
         console.print(marker.estimate(tasks, store), markup=False, highlight=False)

@@ -19,7 +19,7 @@ from nopair.data.files import write_atomic
 from nopair.errors import DataError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
 from nopair.evaluation.benchmarks.own import OWN
-from nopair.evaluation.digests import file_digest
+from nopair.evaluation.digests import edit_digest
 from nopair.evaluation.scoreboard.families import family
 from nopair.evaluation.scoreboard.means import Board, Sample, board, common
 from nopair.evaluation.scoreboard.statistics import agreement, compare
@@ -284,8 +284,12 @@ def _kin(taught: str, judge: JudgeFacts) -> str | None:
 
 def _asked(item: Item, *, own: bool) -> str:
     """Of published benchmarks the words are enough: their images may be extracted anew, to other bytes."""
-    image = file_digest(item.source) if own else ""
-    return hashlib.sha256(f"{item.instruction}\0{image}".encode()).hexdigest()[:16]
+    whole = (
+        edit_digest(item.instruction, item.source)
+        if own
+        else hashlib.sha256(f"{item.instruction}\0".encode()).hexdigest()
+    )
+    return whole[:16]
 
 
 def _kind(problem: str) -> str:

@@ -33,11 +33,12 @@ _QUOTED: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An item and one editor's output of it."""
+    """An item and one editor's output of it. `stale`: what is there now is of another edit, and will be made anew."""
 
     editor: str
     item: Item
     output: Path
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class JudgedScorer:
             DataError: an output's file cannot be read.
         """
         for task in tasks:
-            made = task.output.is_file()
+            made = task.output.is_file() and not task.stale
             shown = file_digest(task.item.source), file_digest(task.output) if made else f"not made by {task.editor}"
             for template in self.rubric.questions:
                 prompt = self.rubric.prompt(template, task.item.category, task.item.instruction)
