@@ -285,6 +285,36 @@ def test_what_does_not_compare(bench: Path, request_of: Callable[..., Request], 
             compare_runs(first, second, as_json=False)
 
 
+def test_runs_without_an_edit_in_common_do_not_compare(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        for language in ("en", "cn"):
+            request = request_of(judge_at(server), editors=("theirs",), languages=(language,), output=bench / language)
+            evaluate_benchmark(request)
+    with pytest.raises(ConfigError, match=r"no edit in common .*\(3 edits in en; 1 edits in cn\)"):
+        compare_runs(str(bench / "en"), str(bench / "cn"), as_json=False)
+
+
+def test_files_of_a_run_that_hold_something_else(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        request = request_of(judge_at(server), editors=("theirs",))
+        evaluate_benchmark(request)
+        for text in ("[]", "3", "{", '{"benchmark": 1}', '{"benchmark": {"name": "a"}, "scorer": [], "judges": []}'):
+            (bench / "run" / "results.json").write_text(text)
+            with pytest.raises(DataError, match=r"results\.json: holds no results \(.*run the evaluation again"):
+                compare_runs(str(bench / "run"), str(bench / "run"), as_json=False)
+        for file in ("run.json", "outputs/theirs/editor.json"):
+            for text in ("[]", '"a"', "{"):
+                before = (bench / "run" / file).read_text()
+                (bench / "run" / file).write_text(text)
+                with pytest.raises(OutputError, match=Path(file).name):
+                    evaluate_benchmark(request)
+                (bench / "run" / file).write_text(before)
+
+
 def test_what_is_asked_for_has_to_fit(
     bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
 ) -> None:

@@ -267,6 +267,8 @@ def _same_run(path: Path, wanted: Mapping[str, Any]) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OutputError(f"{path}: is not JSON ({error}); choose another --output") from error
+    if not isinstance(found, dict):
+        raise OutputError(f"{path}: expected an object; choose another --output")
     for key, value in wanted.items():
         if found.get(key) != value:
             raise OutputError(

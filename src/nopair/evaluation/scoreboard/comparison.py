@@ -6,12 +6,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from nopair.errors import ConfigError, DataError
 from nopair.evaluation.scoreboard.results import RESULTS, StoredSample, difference_json, read_samples
 from nopair.evaluation.scoreboard.statistics import Difference, compare
+
+
+class _Named(BaseModel):
+    """A benchmark, a scorer or a judge as results.json has it; what else it says does not matter here."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: str | None = None
+    rubric: str | None = None
+    measures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join(value for value in (self.name, self.rubric, self.version) if value is not None)
+
+
+class _Facts(BaseModel):
+    """What of results.json says whether two runs compare."""
+
+    model_config = ConfigDict(frozen=True)
+
+    benchmark: _Named
+    scorer: _Named
+    judges: tuple[_Named, ...]
 
 
 def compare_runs(first: str, second: str, *, as_json: bool) -> None:
@@ -22,12 +47,12 @@ def compare_runs(first: str, second: str, *, as_json: bool) -> None:
     Raises:
         DataError: a folder holds no evaluation.
         ConfigError: which editor is not clear, or the two cannot be compared: another benchmark, judge or rubric, or
-            another edit under the same name.
+            another edit under the same name, or no edit in common.
     """
     runs = [_run(text) for text in (first, second)]
     facts = [run[1] for run in runs]
     for what in ("benchmark", "scorer"):
-        named = [_identity(fact[what]) for fact in facts]
+        named = [str(getattr(fact, what)) for fact in facts]
         if named[0] != named[1]:
             raise ConfigError(f"{first} and {second}: another {what} ({named[0]}; {named[1]}), so not to be compared")
     asked = [{row.place: row.asked for row in rows if row.asked} for rows, _ in runs]
@@ -37,11 +62,16 @@ def compare_runs(first: str, second: str, *, as_json: bool) -> None:
             f"{first} and {second}: ask different edits under the same name ({len(other)}, the first: {other[0]}), so "
             "not to be compared"
         )
-    judges = [{judge["name"]: judge["version"] for judge in fact["judges"]} for fact in facts]
+    judges = [{judge.name: judge.version for judge in fact.judges} for fact in facts]
     shared = [name for name, version in judges[0].items() if judges[1].get(name) == version]
     if not shared:
         raise ConfigError(f"{first} and {second}: have no judge in common; marks of different judges do not compare")
-    rows = [row for judge in shared for row in _compared(runs[0][0], runs[1][0], judge, facts[0]["scorer"]["measures"])]
+    rows = [row for judge in shared for row in _compared(runs[0][0], runs[1][0], judge, facts[0].scorer.measures)]
+    if not rows:
+        raise ConfigError(
+            f"{first} and {second}: have no edit in common that both have a mark for ({_edits(runs[0][0])}; "
+            f"{_edits(runs[1][0])}); evaluate both on the same edits"
+        )
     if as_json:
         Console().out(json.dumps([named | difference_json(one) for named, one in rows], indent=2), highlight=False)
     else:
@@ -63,7 +93,13 @@ def _compared(
     return found
 
 
-def _run(text: str) -> tuple[list[StoredSample], dict[str, Any]]:
+def _edits(rows: Sequence[StoredSample]) -> str:
+    """How many edits a run has, in which languages."""
+    languages = ", ".join(sorted({row.language for row in rows if row.language}))
+    return f"{len({row.place for row in rows})} edits{f' in {languages}' if languages else ''}"
+
+
+def _run(text: str) -> tuple[list[StoredSample], _Facts]:
     folder, editor = Path(text), None
     if not folder.is_dir() and ":" in text:
         head, _, editor = text.rpartition(":")
@@ -75,15 +111,20 @@ def _run(text: str) -> tuple[list[StoredSample], dict[str, Any]]:
     if editor is not None and editor not in names:
         raise ConfigError(f"{text}: has no editor {editor}; it holds {', '.join(names)}")
     chosen = names[0] if editor is None else editor
+    return [sample for sample in samples if sample.editor == chosen], _facts(folder / RESULTS)
+
+
+def _facts(path: Path) -> _Facts:
     try:
-        facts = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / RESULTS}: cannot be read ({error}); run the evaluation again") from error
-    return [sample for sample in samples if sample.editor == chosen], facts
-
-
-def _identity(value: dict[str, Any]) -> str:
-    return ", ".join(str(value[key]) for key in ("name", "rubric", "version") if value.get(key) is not None)
+        return _Facts.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); run the evaluation again") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise DataError(
+            f"{path}: holds no results ({key + ': ' if key else ''}{problem['msg']}); run the evaluation again"
+        ) from None
 
 
 def _show(first: str, second: str, rows: Sequence[tuple[dict[str, Any], Difference]]) -> None:
