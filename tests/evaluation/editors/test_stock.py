@@ -14,7 +14,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 from PIL import Image
 
 from nopair.data.images import load_image
-from nopair.errors import ConfigError, ModelError
+from nopair.errors import ConfigError, MemoryShortError, ModelError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors.base import Contestant
 from nopair.evaluation.editors.load import load_contestant
@@ -118,11 +118,54 @@ def test_the_instruction_and_the_image_reach_the_pipeline(make_items: Items, tmp
     assert problems[0] is None
     assert "values that are not numbers" in str(problems[1])
     assert "safety checker" in str(problems[2])
-    assert problems[3] == "function refuses: Image too small: 48x32"
+    assert problems[3] == "function fails (ValueError: Image too small: 48x32)"
     assert [given["prompt"] for given in seen] == [item.instruction for item in items]
     assert all(given["guidance_scale"] == 2.5 for given in seen)
     np.testing.assert_array_equal(np.array(seen[0]["image"]), np.array(Image.open(items[0].source)))
     assert [path.name for path in (tmp_path / "fullset/add/en").iterdir()] == ["0.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, AttributeError, IndexError, ZeroDivisionError])
+def test_a_pipeline_that_fails_at_one_edit_costs_no_other(
+    error: type[Exception], make_items: Items, tmp_path: Path
+) -> None:
+    def pipeline(prompt: str, **given: Any) -> SimpleNamespace:
+        if prompt == "add 1 hats":
+            raise error("sizes of tensors\nmust match")
+        return SimpleNamespace(images=[torch.zeros(3, 8, 8)])
+
+    editor = StockEditor("toy", {}, lambda: pipeline, {"guidance_scale": 2.5}, 0)
+    problems: list[str | None] = []
+    editor.make(make_items(3), tmp_path, lambda item, problem: problems.append(problem))
+    assert problems == [None, f"function fails ({error.__name__}: sizes of tensors must match)", None]
+
+
+def test_an_argument_of_a_wrong_type_is_an_error_of_the_user(
+    pipelines: ModuleType, make_items: Items, tmp_path: Path
+) -> None:
+    folder = tmp_path / "p2p"
+    pipelines.build("instruct_pix2pix").save_pretrained(folder)
+    editor = load_contestant(f"diffusers:{folder},dtype=fp32,steps=1,guidance_scale=high", "cpu")
+    with pytest.raises(ConfigError, match=r"p2p-1-steps: .* fails \(TypeError.*check .*guidance_scale=high"):
+        editor.make(make_items(2), tmp_path / "out", lambda item, problem: None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_a_device_without_memory_ends_it_in_one_line(error: Exception, make_items: Items, tmp_path: Path) -> None:
+    def pipeline(**given: Any) -> None:
+        raise error
+
+    told: list[str | None] = []
+    editor = StockEditor("toy", {}, lambda: pipeline, {"guidance_scale": 2.5}, 0)
+    with pytest.raises(MemoryShortError, match=r"no memory left.*give toy ,offload=yes or a smaller size"):
+        editor.make(make_items(2), tmp_path, lambda item, problem: told.append(problem))
+    assert not told
 
 
 def test_what_cannot_be_compared(pipelines: ModuleType, make_items: Items, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from nopair.data.files import is_folder, make_folder
 from nopair.data.images import load_image, save_image, to_pillow
-from nopair.device import choose_device
+from nopair.device import choose_device, enough_memory, lacks_memory
 from nopair.errors import ConfigError, ModelError, NopairError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
@@ -30,6 +30,12 @@ _OWN: Final = ("steps", "seed", "dtype", "name", "judge", "offload")
 _SET_HERE: Final = frozenset({"self", "prompt", "image", "input_images", "generator", "output_type", "return_dict"})
 OMNIGEN_IMAGE: Final = "<img><|image_1|></img>"
 """Where this family's prompts say that the image goes."""
+_RAISED: Final = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, ArithmeticError)
+"""What pipelines raise where they cannot use an argument, or an image of this size; the library has no class for it."""
+
+
+class _CallError(Exception):
+    """A pipeline failed at one edit; its cause says how."""
 
 
 @final
@@ -93,24 +99,31 @@ class StockEditor:
         """See `Contestant.make`. One image at a time: pipelines differ in what a batch means.
 
         Raises:
-            ModelError: the pipeline cannot be opened, or does not fit the GPU.
+            ModelError: the pipeline cannot be opened.
+            ConfigError: it can do nothing with the arguments that it was given.
+            MemoryShortError: it does not fit the device.
         """
         if not items:
             return
-        try:
+        with enough_memory(f"give {self.name} ,offload=yes or a smaller size"):
             pipeline = self.opened()
+            edited = 0
             for item in items:
-                told(item, self._problem(pipeline, item, below(item, folder)))
-        except torch.OutOfMemoryError as error:
-            raise ModelError(f"{self.name}: does not fit this GPU; add ,offload=yes or a smaller size") from error
+                problem = self._problem(pipeline, item, below(item, folder), first=edited == 0)
+                edited += problem is None
+                told(item, problem)
 
-    def _problem(self, pipeline: Any, item: Item, target: Path) -> str | None:
+    def _problem(self, pipeline: Any, item: Item, target: Path, *, first: bool) -> str | None:
+        """`first`: nothing was edited before, so that an argument of a wrong type is wrong for all."""
         try:
             self._edit(pipeline, item, target)
+        except _CallError as error:
+            if first and self.call and isinstance(error.__cause__, TypeError):
+                given = ", ".join(f"{name}={value}" for name, value in self.call.items())
+                raise ConfigError(f"{self.name}: {error}; check what it is given: {given}") from error
+            return str(error)
         except NopairError as error:
             return str(error)
-        except ValueError as error:  # an image of a size that it does not take
-            return f"{type(pipeline).__name__} refuses: {' '.join(str(error).split())}"
         return None
 
     @torch.no_grad()
@@ -123,7 +136,13 @@ class StockEditor:
         given = _given(type(pipeline).__name__, item.instruction, image) | dict(self.call)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # some pipelines draw from the global generator, too
-            result = pipeline(**given, generator=generator, output_type="pt")
+            try:
+                result = pipeline(**given, generator=generator, output_type="pt")
+            except _RAISED as error:
+                if lacks_memory(error):
+                    raise
+                name = type(error).__name__
+                raise _CallError(f"{type(pipeline).__name__} fails ({name}: {' '.join(str(error).split())})") from error
         if any(getattr(result, "nsfw_content_detected", None) or ()):
             raise ModelError(f"{self.name}: its safety checker blanked this output")
         make_folder(target.parent)
