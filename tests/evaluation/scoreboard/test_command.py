@@ -111,7 +111,7 @@ def test_a_whole_evaluation(
     assert table(results, editor="theirs", language="cn", subset="all")["total"]["O"]["mean"] == 0.0
     assert results["benchmark"]["left_out"][0]["where"] == "edit/00005"
     assert results["scorer"]["rubric"] == "viescore"
-    assert results["judges"] == [{"name": "toy", "version": "toy", "answered_as": ["toy"]}]
+    assert results["judges"] == [{"name": "toy", "version": "toy", "answered_as": ["toy"], "model": "toy"}]
     assert any("1 of 4 edits lack a mark" in warning for warning in results["warnings"])
     assert any("nopair's own words" in warning for warning in results["warnings"])
     differences = {(row["language"], row["measure"]): row for row in results["differences"]}
@@ -371,4 +371,4 @@ def test_subjects_are_compared_by_features(tmp_path: Path, monkeypatch: pytest.M
     evaluate_benchmark(request)
     results = read(tmp_path / "run")
     assert results["scores"][0]["total"] == {"DINO": {"mean": 1.0, "count": 1, "missing": 0}}
-    assert results["judges"] == [{"name": "features", "version": "red", "answered_as": []}]
+    assert results["judges"] == [{"name": "features", "version": "red", "answered_as": [], "model": ""}]

@@ -6,26 +6,28 @@ import pytest
 
 from nopair.editor import Settings
 from nopair.evaluation.charts import bar_chart
-from nopair.evaluation.scoreboard.families import family, training_judges
+from nopair.evaluation.scoreboard.families import families, training_judges
 
 
 @pytest.mark.parametrize(
     ("name", "kin"),
     [
-        ("Qwen/Qwen2.5-VL-72B-Instruct-AWQ", "qwen"),
-        ("/models/InternVL3-14B-hf", "internvl"),
-        ("llava_onevision 0a1b bf16", "llava"),
-        ("gpt-4.1-2025-04-14", "gpt"),
-        ("o4-mini", "gpt"),
-        ("gemini-2.5-flash", "gemini"),
-        ("AIDC-AI/Ovis2-8B", "ovis"),
-        ("provisional-judge", None),
-        ("my-judge", None),
-        ("", None),
+        ("Qwen/Qwen2.5-VL-72B-Instruct-AWQ", {"qwen"}),
+        ("/models/InternVL3-14B-hf", {"internvl"}),
+        ("llava_onevision 0a1b bf16", {"llava"}),
+        ("llava-onevision-qwen2-7b-ov", {"llava", "qwen"}),
+        ("gpt-4.1-2025-04-14", {"gpt"}),
+        ("o4-mini", {"gpt"}),
+        ("gemini-2.5-flash", {"gemini"}),
+        ("AIDC-AI/Ovis2-8B", {"ovis"}),
+        ("provisional-judge", set()),
+        ("my-judge", set()),
+        ("", set()),
     ],
 )
-def test_names_tell_families(name: str, kin: str | None) -> None:
-    assert family(name) == kin
+def test_names_tell_families(name: str, kin: set[str]) -> None:
+    assert families(name) == kin
+    assert families(name, "claude-4") == kin | {"claude"}
 
 
 def test_an_editor_tells_its_judges_and_so_does_a_recipe_beside_it(tmp_path: Path) -> None:

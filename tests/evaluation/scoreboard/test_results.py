@@ -32,19 +32,26 @@ def test_reasons_are_counted_without_what_differs_from_edit_to_edit(problem: str
 @pytest.mark.parametrize(
     ("taught", "judge", "related"),
     [
-        ("InternVL3-14B", JudgeFacts("internvl3-78b", "x"), "of the same family (internvl)"),
-        ("vlm (qwen2_5_vl)", JudgeFacts("judge", "qwen2_5_vl 0a1b bf16"), "of the same family (qwen)"),
-        ("my-judge", JudgeFacts("my-judge", "1"), "the same"),
-        ("/models/my-judge (odd)", JudgeFacts("toy", "My-Judge"), "the same"),
-        ("my-judge", JudgeFacts("your-judge", "1"), None),
-        ("InternVL3-14B", JudgeFacts("gpt-5", "gpt-5"), None),
+        ("InternVL3-14B", JudgeFacts("internvl3-78b", "x", (), "m"), "of the same family (internvl)"),
+        ("vlm (qwen2_5_vl)", JudgeFacts("judge", "qwen2_5_vl 0a1b bf16", (), "m"), "of the same family (qwen)"),
+        ("llava-onevision-qwen2-7b-ov", JudgeFacts("llava-v1.6-34b", "1", (), "m"), "of the same family (llava)"),
+        ("llava-onevision-qwen2-7b-ov", JudgeFacts("a", "1", (), "org/LLaVA-Qwen"), "same family (llava and qwen)"),
+        ("Qwen3-VL", JudgeFacts("a", "v1", (), "Qwen/Qwen2.5-VL-72B-Instruct"), "of the same family (qwen)"),
+        ("Qwen3-VL", JudgeFacts("a", "v1", ("qwen2.5-vl-72b",), "judge"), "of the same family (qwen)"),
+        ("my-judge", JudgeFacts("my-judge", "1", (), "m"), "the same"),
+        ("my-judge", JudgeFacts("a", "1", ("org/My-Judge",), "m"), "the same"),
+        ("/models/my-judge (odd)", JudgeFacts("toy", "My-Judge", (), "m"), "the same"),
+        ("my-judge", JudgeFacts("your-judge", "1", (), "m"), "the name of my-judge tells no family"),
+        ("InternVL3-14B", JudgeFacts("your-judge", "1", (), "m"), "the name of your-judge tells no family"),
+        ("InternVL3-14B", JudgeFacts("gpt-5", "gpt-5", (), "gpt-5"), None),
+        ("my-judge", JudgeFacts("features", "dino 0a1b"), None),
     ],
 )
 @pytest.mark.parametrize("made_by", ["nopair", "outputs"])
 def test_who_trained_must_not_mark_alone(taught: str, judge: JudgeFacts, related: str | None, made_by: str) -> None:
     said = _circular(EditorFacts("ours", {"kind": made_by}, (taught,), 0), [judge])
     assert len(said) == (related is not None)
-    assert all(f"is marked by {judge.name}, {related}:" in line for line in said)
+    assert all(f"is marked by {judge.name}" in line and str(related) in line for line in said)
 
 
 def test_an_unknown_teacher_is_asked_for_where_there_was_one() -> None:

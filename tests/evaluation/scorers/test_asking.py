@@ -276,6 +276,8 @@ def test_judges_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
     )
     assert isinstance(judge, EndpointJudge)
     assert (judge.name, judge.version, judge.server.concurrency) == ("org/vlm", "2026-01", 4)
+    alias = load_scoring_judge("endpoint:http://localhost:1/v1,model=org/vlm,name=a,version=v1", "cpu")
+    assert (alias.name, alias.version, alias.model) == ("a", "v1", "org/vlm")
     assert (judge.server.key_variable, judge.server.input_price) == ("SCORE_KEY", 2.5)
     for text, why in (
         ("endpoint:http://localhost:1/v1", "Add ,model=NAME"),

@@ -65,7 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_answers_and_nonsense_is_missing(folder: Path, make_task: Callable[..., Task], tmp_path: Path) -> None:
     judge = load_scoring_judge(f"local:{folder},dtype=fp32,tokens=8", "cpu")
     assert isinstance(judge, ScoringJudge)
-    assert judge.name == "tiny-llava"
+    assert judge.name == judge.model == "tiny-llava"
+    assert load_scoring_judge(f"local:{folder},name=a", "cpu").model == "tiny-llava"
     assert judge.version.startswith("llava ")
     scorer = JudgedScorer(ours("viescore"), RULES["viescore"], judge)
     task = make_task("a", torch.rand(3, 20, 12))

@@ -181,7 +181,7 @@ def _gathered(
         scorer=scorer,
         measures=markers[0].measures,
         high=markers[0].high,
-        judges=tuple(JudgeFacts(marker.name, marker.version, names[marker.name]) for marker in markers),
+        judges=tuple(JudgeFacts(marker.name, marker.version, names[marker.name], marker.model) for marker in markers),
         editors=tuple(facts),
         samples=samples,
         command=request.command,

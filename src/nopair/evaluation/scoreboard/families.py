@@ -1,4 +1,4 @@
-"""Of which family a judge is, by its name, and which judge an editor was trained under."""
+"""Of which families a judge is, by its names, and which judge an editor was trained under."""
 
 import re
 from collections.abc import Mapping
@@ -33,12 +33,13 @@ NAMES: Final[Mapping[str, str]] = {
     "grok": r"grok",
     "nova": r"\bnova\b",
 }
-"""What names of models of a family have in common, lower case. A model named for two is of the first."""
+"""What names of models of a family have in common, lower case. A model named for two, as LLaVAs of a Qwen are, is of
+both."""
 
 
-def family(name: str) -> str | None:
-    """The family that a model's name tells; None if it tells none."""
-    return next((family for family, pattern in NAMES.items() if re.search(pattern, name.lower())), None)
+def families(*names: str) -> frozenset[str]:
+    """The families that a model's names tell; none if they tell none."""
+    return frozenset(family for family, pattern in NAMES.items() for name in names if re.search(pattern, name.lower()))
 
 
 def training_judges(model: str | None, told: str | None) -> tuple[str, ...] | None:

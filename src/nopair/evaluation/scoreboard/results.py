@@ -20,7 +20,7 @@ from nopair.errors import DataError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
 from nopair.evaluation.benchmarks.own import OWN
 from nopair.evaluation.digests import edit_digest
-from nopair.evaluation.scoreboard.families import family
+from nopair.evaluation.scoreboard.families import families
 from nopair.evaluation.scoreboard.means import Board, Sample, board, common
 from nopair.evaluation.scoreboard.statistics import agreement, compare
 
@@ -44,11 +44,23 @@ class EditorFacts:
 
 @dataclass(frozen=True, slots=True)
 class JudgeFacts:
-    """Who scored. For measures without a judge, the encoders. `answered_as`: what servers call who has answered."""
+    """Who scored. For measures without a judge, the encoders.
+
+    Attributes:
+        name, version: what tables call it, and which one exactly.
+        answered_as: what servers call who has answered.
+        model: the model's own name; "" for measures without a judge.
+    """
 
     name: str
     version: str
     answered_as: tuple[str, ...] = ()
+    model: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that may tell who it is."""
+        return (self.name, self.version, self.model, *self.answered_as)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,22 +276,30 @@ def _circular(editor: EditorFacts, judges: Sequence[JudgeFacts]) -> list[str]:
     if editor.trained_under is None:
         unknown = f"{editor.name}: the judge it was trained under is not known; tell it with ,judge=NAME"
         return [unknown] if editor.about.get("kind") == "nopair" else []
-    return [
-        f"{editor.name} was trained under {taught} and is marked by {judge.name}, {kin}: it may please its judge more "
-        "than others; mark it by another family, too"
-        for taught in editor.trained_under
-        for judge in judges
-        if (kin := _kin(taught, judge)) is not None
-    ]
+    pairs = [(taught, judge) for taught in editor.trained_under for judge in judges if judge.model]
+    return [said for taught, judge in pairs if (said := _related(editor.name, taught, judge)) is not None]
 
 
-def _kin(taught: str, judge: JudgeFacts) -> str | None:
-    """How a judge in training is related to one that marks, in words; None if it is not, as far as names tell."""
-    own = family(taught)
-    if own is not None and own in (family(judge.name), family(judge.version)):
-        return f"of the same family ({own})"
+def _related(editor: str, taught: str, judge: JudgeFacts) -> str | None:
+    """How a judge in training is related to one that marks; None if it is not, as far as names tell."""
+    own, theirs = families(taught), families(*judge.names)
     bare = Path(taught.partition(" (")[0]).name.lower()
-    return "the same" if bare in (judge.name.lower(), judge.version.lower()) else None
+    if own & theirs:
+        kin = f"of the same family ({' and '.join(sorted(own & theirs))})"
+    elif bare in {name.lower().rpartition("/")[2] for name in judge.names}:
+        kin = "the same"
+    elif own and theirs:
+        return None
+    else:
+        who = judge.name if own else taught
+        return (
+            f"{editor} was trained under {taught} and is marked by {judge.name}: the name of {who} tells no family "
+            "that is known here, so nothing says whether they are related"
+        )
+    return (
+        f"{editor} was trained under {taught} and is marked by {judge.name}, {kin}: it may please its judge more than "
+        "others; mark it by another family, too"
+    )
 
 
 def _asked(item: Item, *, own: bool) -> str:

@@ -54,6 +54,11 @@ class ScoringJudge(Protocol):
         ...
 
     @property
+    def model(self) -> str:
+        """The model's own name, whatever tables call it."""
+        ...
+
+    @property
     def server(self) -> Server | None:
         """Where it is and what it costs; None if it runs here."""
         ...
@@ -77,6 +82,11 @@ class EndpointJudge:
     version: str
     server: Server
     most_tokens: int = MOST_TOKENS
+
+    @property
+    def model(self) -> str:
+        """As its server knows it."""
+        return self.server.model
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Asked]:

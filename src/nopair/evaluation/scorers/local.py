@@ -71,6 +71,7 @@ class LocalJudge:
 
     name: str
     version: str
+    model: str
     most_tokens: int
     opened: Callable[[], Asked]
 
@@ -106,7 +107,8 @@ class LocalJudge:
         place = choose_device(device)
         if not is_folder(folder):
             raise ModelError(f"{folder}: no such model folder; check the path")
-        name, family = name or folder.resolve().name, family_of(folder)
+        model, family = folder.resolve().name, family_of(folder)
+        name = name or model
         if family not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             raise ModelError(f"{folder}: cannot be loaded as a judge ({family} does not answer about images)")
         if family in FAMILIES:
@@ -114,7 +116,7 @@ class LocalJudge:
         else:
             opened, seen = _any_family, "the library's views"
         version = f"{family} {folder_digest(folder)} {dtype}, {seen}"
-        return cls(name, version, most_tokens, functools.partial(opened, folder, DTYPES[dtype], place))
+        return cls(name, version, model, most_tokens, functools.partial(opened, folder, DTYPES[dtype], place))
 
 
 def _of_ours(name: str, folder: Path, dtype: torch.dtype, place: torch.device) -> Writer:

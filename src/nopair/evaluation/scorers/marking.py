@@ -23,12 +23,17 @@ Told = Callable[[int, int], None]
 
 @runtime_checkable
 class Marker(Protocol):
-    """Who marks outputs. `measures` are the names of its marks, the most important last, none above `high`."""
+    """Who marks outputs. `measures` are the names of its marks, the most important last, none above `high`.
+
+    `model` is the judge's own name; "" if it is none.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def model(self) -> str: ...
     @property
     def measures(self) -> tuple[str, ...]: ...
     @property
@@ -71,6 +76,11 @@ class JudgeMarker:
     def version(self) -> str:
         """The judge's."""
         return self.scorer.judge.version
+
+    @property
+    def model(self) -> str:
+        """The judge's."""
+        return self.scorer.judge.model
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -178,6 +178,7 @@ class FeatureMarker:
 
     scorer: SimilarityScorer
     name: str = "features"
+    model: str = ""
     high: float = 1.0
 
     @property
