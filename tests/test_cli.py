@@ -319,6 +319,10 @@ def test_evaluate_on_a_benchmark(run: Run, stub: Any) -> None:
     assert second["editors"] == ("nopair:m,seed=4,dtype=auto",)
     code, _, err = run("evaluate", *options, "--dtype", "bf16")
     assert (code, "nopair:DIR,dtype=bf16" in err) == (2, True)
+    for given, why in (("--model", "--editor nopair:0, too"), ("--seed", "nopair:DIR,seed=0")):
+        code, _, err = run("evaluate", *options, given, "0")
+        assert (code, why in err) == (2, True), "also where it is what it would be without"
+    assert len(calls) == 2
     assert "once" in run("evaluate", "--judge", "x", "--judge", "y")[2]
     code, _, err = run("evaluate", "--judge", "local:x")
     assert code == 2

@@ -34,8 +34,9 @@ _Categories: TypeAlias = Annotated[
 @app.command()
 def evaluate(
     model: Annotated[
-        str, typer.Option(metavar="DIR", help="The editor: a model folder, or the one shipped.")
-    ] = "tiny:editor",
+        str | None,
+        typer.Option(metavar="DIR", help="The editor: a model folder, or the one shipped.", show_default="tiny:editor"),
+    ] = None,
     benchmark: BenchmarkName = None,
     editor: EditorNames = None,
     judge: JudgeNames = None,
@@ -49,7 +50,10 @@ def evaluate(
     ] = None,
     categories: _Categories = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take and cost.")] = False,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.", show_default="0"),
+    ] = None,
     output: Folder = Path("runs/evaluate"),
     device: Device = "auto",
     dtype: Computed = "auto",
@@ -61,6 +65,9 @@ def evaluate(
     --editor nopair:runs/mine/editor --editor outputs:their-images
     --judge endpoint:http://localhost:8000/v1,model=NAME`. The same command goes on where it was stopped.
     """
+    if editor:
+        _not_with_editors(model, seed, dtype)
+    model, seed = "tiny:editor" if model is None else model, seed or 0
     if benchmark is None:
         from nopair.evaluation.world import evaluate as run_evaluate
 
@@ -69,8 +76,6 @@ def evaluate(
         return
     if categories is not None:
         raise ConfigError("--categories is for the shapes world; leave it out with --benchmark")
-    if editor and dtype != "auto":
-        raise ConfigError(f"--dtype is that of --model; give each --editor its own, as in nopair:DIR,dtype={dtype}")
     from nopair.evaluation.scoreboard.command import Request, evaluate_benchmark
 
     request = Request(
@@ -88,6 +93,16 @@ def evaluate(
         command=shlex.join(["nopair", *sys.argv[1:]]),
     )
     evaluate_benchmark(request)
+
+
+def _not_with_editors(model: str | None, seed: int | None, dtype: str) -> None:
+    """Each editor has its own of these."""
+    if model is not None:
+        raise ConfigError(f"--model is one editor, and --editor names others; give it as --editor nopair:{model}, too")
+    if seed is not None:
+        raise ConfigError(f"--seed is that of --model; give each --editor its own, as in nopair:DIR,seed={seed}")
+    if dtype != "auto":
+        raise ConfigError(f"--dtype is that of --model; give each --editor its own, as in nopair:DIR,dtype={dtype}")
 
 
 def _only_with_benchmark(*given: object) -> None:

@@ -10,6 +10,7 @@ from nopair.errors import ConfigError
 
 _OPTION: Final = re.compile(r",(?=[a-z_][a-z0-9_]*=)")
 _YES_NO: Final = {"true": True, "yes": True, "false": False, "no": False}
+_FLAGS: Final = _YES_NO | {"1": True, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,17 @@ class Spec:
         if not re.fullmatch(r"\d{1,19}", given) or not least <= int(given) < 2**63:
             raise ConfigError(f"{self.text}: {name} is {given}; give a whole number of at least {least}, below 2^63")
         return int(given)
+
+    def flag(self, name: str) -> bool:
+        """Yes or no; no where the option is not given.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        given = self.options.get(name, "no")
+        if given.lower() not in _FLAGS:
+            raise ConfigError(f"{self.text}: {name} is {given}; give one of {', '.join(_FLAGS)}")
+        return _FLAGS[given.lower()]
 
     def amount(self, name: str) -> float | None:
         """A number of at least 0, or None where the option is not given.

@@ -16,6 +16,7 @@ from PIL import Image
 from nopair.data.images import load_image
 from nopair.errors import ConfigError, MemoryShortError, ModelError
 from nopair.evaluation.benchmarks.base import Item
+from nopair.evaluation.editors import stock
 from nopair.evaluation.editors.base import Contestant
 from nopair.evaluation.editors.load import load_contestant
 from nopair.evaluation.editors.stock import StockEditor
@@ -123,6 +124,28 @@ def test_the_instruction_and_the_image_reach_the_pipeline(make_items: Items, tmp
     assert all(given["guidance_scale"] == 2.5 for given in seen)
     np.testing.assert_array_equal(np.array(seen[0]["image"]), np.array(Image.open(items[0].source)))
     assert [path.name for path in (tmp_path / "fullset/add/en").iterdir()] == ["0.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "offload"),
+    [
+        *((f",offload={word}", True) for word in ("yes", "true", "1", "True")),
+        *((f",offload={word}", False) for word in ("no", "false", "0")),
+        ("", False),
+    ],
+)
+def test_offload_is_yes_or_no_in_whichever_words(
+    given: str, offload: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stock, "choose_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(stock, "_open", lambda *given, offload: offload)
+    folder = tmp_path / "p2p"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionInstructPix2PixPipeline"}')
+    editor: Any = load_contestant(f"diffusers:{folder}{given}", "cuda")
+    assert editor.opened() is offload
+    with pytest.raises(ConfigError, match="offload is maybe; give one of true, yes, false, no, 1, 0"):
+        load_contestant(f"diffusers:{folder},offload=maybe", "cuda")
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, AttributeError, IndexError, ZeroDivisionError])

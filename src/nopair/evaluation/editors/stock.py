@@ -76,7 +76,7 @@ class StockEditor:
         if "steps" in spec.options:
             call["num_inference_steps"] = spec.number("steps", 1)
         _check_call(spec, kind, call)
-        offload = spec.options.get("offload", "no") == "yes" and place.type == "cuda"
+        offload = spec.flag("offload") and place.type == "cuda"
         own = folder.resolve().name + (f"-{spec.options['steps']}-steps" if "steps" in spec.options else "")
         seed = spec.number("seed", 0, least=0)
         about: dict[str, JsonValue] = {
