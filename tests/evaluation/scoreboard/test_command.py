@@ -14,6 +14,7 @@ import torch
 
 from nopair.data.images import save_image
 from nopair.errors import ConfigError, DataError, EndpointError, OutputError
+from nopair.evaluation.scoreboard import results
 from nopair.evaluation.scoreboard.command import Request, evaluate_benchmark
 from nopair.evaluation.scoreboard.comparison import compare_runs
 
@@ -121,6 +122,16 @@ def test_a_whole_evaluation(
     shown = capsys.readouterr().out
     for words in ("toy · English", "5.25", "by category", "14 questions, 21 images", "mind:"):
         assert words in shown
+
+
+def test_differences_are_drawn_once(
+    request_of: Callable[..., Request], endpoint_server: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(results, "compare", lambda first, second, measure: measured.append(measure))
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        evaluate_benchmark(request_of(judge_at(server)))
+    assert measured == ["SC", "PQ", "O"] * 2, "in two languages"
 
 
 def test_pages_are_whole_and_escaped(

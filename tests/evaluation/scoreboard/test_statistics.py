@@ -1,10 +1,13 @@
 """Paired differences and agreement of judges, on numbers whose answers are known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nopair.evaluation.scoreboard import statistics
 from nopair.evaluation.scoreboard.means import Sample
 from nopair.evaluation.scoreboard.statistics import agreement, compare
 
@@ -45,6 +48,22 @@ def test_the_interval_is_as_wide_as_theory_says() -> None:
     assert found.high - found.low == pytest.approx(width, rel=0.05)
     assert found.low < found.mean < found.high
     assert compare(run([5.0] * 400), run(list(5.0 + differences)), "O") == found, "the same draws every time"
+
+
+def test_memory_does_not_grow_with_edits_times_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    first, second = run([5.0] * 2000), run(list(rng.normal(5, 2, 2000)))
+    tracemalloc.start()
+    found = compare(first, second, "O")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6, "10,000 draws of 2,000 edits are 160 MB of indices alone"
+    few, more = run([5.0] * 7), run([1.0, 9.0, 6.0, 5.0, 4.0, 8.0, 7.0])
+    together = compare(few, more, "O")
+    for at_once in (1, 100, 12345):
+        monkeypatch.setattr(statistics, "AT_ONCE", at_once)
+        assert compare(few, more, "O") == together, "the same draws, however many at a time"
+    assert found is not None
 
 
 def test_judges_that_agree_and_that_do_not() -> None:

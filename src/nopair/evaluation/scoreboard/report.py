@@ -38,8 +38,8 @@ def render_report(found: Comparison, gallery: str | None) -> str:
     whole = {name: rows for name, rows in groups.items() if rows[0].subset == "all"}
     parts.append(_section("By category", "".join(_chart(found, name, rows) for name, rows in whole.items())))
     parts.append(_section("Every measure by category", "".join(_details(found, *each) for each in whole.items())))
-    if found.differences():
-        parts.append(_section("Differences between editors", _differences(found.differences())))
+    if found.differences:
+        parts.append(_section("Differences between editors", _differences(found.differences)))
     if found.agreements():
         parts.append(_section("Do the judges agree?", _agreement(found.agreements())))
     if found.problems():

@@ -1,6 +1,7 @@
 """What a comparison found, as values and as results.json."""
 
 import datetime
+import functools
 import hashlib
 import itertools
 import json
@@ -74,7 +75,7 @@ class Scores:
     board: Board
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """All that is known after a run. `samples` are by (judge, editor)."""
 
@@ -129,6 +130,7 @@ class Comparison:
             for sample in self.samples[judge, editor.name]
         }
 
+    @functools.cached_property
     def differences(self) -> list[dict[str, Any]]:
         """Each further editor minus the first, on the edits that both have marks for, by judge and language."""
         made = []
@@ -195,7 +197,7 @@ class Comparison:
                 {"judge": s.judge, "editor": s.editor, "language": s.language, "subset": s.subset} | s.board.json()
                 for s in self.scores()
             ],
-            "differences": self.differences(),
+            "differences": self.differences,
             "agreement": self.agreements(),
             "problems": self.problems(),
             "warnings": self.warnings(),

@@ -12,6 +12,8 @@ from nopair.evaluation.scoreboard.means import Sample
 
 DRAWS: Final = 10_000
 LEVEL: Final = 0.95
+AT_ONCE: Final = 1_000_000
+"""Edits drawn at a time, so that memory does not grow with edits times draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,10 @@ def compare(first: Sequence[Sample], second: Sequence[Sample], measure: str, see
 
 
 def _drawn(rng: np.random.Generator, values: Float[ndarray, " edit"]) -> Float[ndarray, " draw"]:
-    """Means of as many edits as there are, drawn with replacement."""
-    return values[rng.integers(0, len(values), (DRAWS, len(values)))].mean(axis=1)
+    """Means of as many edits as there are, drawn with replacement. The same whatever `AT_ONCE` is."""
+    rows = max(1, AT_ONCE // len(values))
+    sizes = [min(rows, DRAWS - start) for start in range(0, DRAWS, rows)]
+    return np.concatenate([values[rng.integers(0, len(values), (size, len(values)))].mean(axis=1) for size in sizes])
 
 
 @dataclass(frozen=True, slots=True)
