@@ -73,10 +73,12 @@ def evaluate_benchmark(request: Request) -> None:
     _require_names("editor", [editor.name for editor in editors])
     _require_names("judge", [marker.name for marker in markers])
     scorer = {"name": name, **rubric_facts(name, request.rubric)}
-    _same_run(request.output / RUN, {"benchmark": bench.name, "origin": bench.origin, "scorer": scorer})
+    run = {"benchmark": bench.name, "origin": bench.origin, "scorer": scorer}
+    _require_same_run(request.output / RUN, run)
     if request.dry_run:
         _tell_plan(console, bench, editors, markers, request.output)
         return
+    write_atomic(request.output / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
     with Progress(console=console, transient=True) as progress:
         problems = {e.name: _edited(e, bench, request.output, progress) for e in editors}
         tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
@@ -258,10 +260,9 @@ def _require_names(what: str, names: Sequence[str]) -> None:
             raise ConfigError(f"two {what}s are called {name}; give one another, with ,name=NAME")
 
 
-def _same_run(path: Path, wanted: Mapping[str, Any]) -> None:
+def _require_same_run(path: Path, wanted: Mapping[str, Any]) -> None:
     """A folder is of one benchmark and one rubric, whenever it is continued."""
     if not path.is_file():
-        write_atomic(path, json.dumps(wanted, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
