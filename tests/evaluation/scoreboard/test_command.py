@@ -183,11 +183,36 @@ def test_it_goes_on_where_a_server_failed(
     script = lambda asked: endpoint_server.Fail(401) if asked.number >= 3 else endpoint_server.Say('{"score": [5, 5]}')  # noqa: E731
     with endpoint_server.serve(script) as server, pytest.raises(EndpointError):
         evaluate_benchmark(request_of(judge_at(server, concurrency="1")))
-    assert not (bench / "run" / "results.json").exists()
+    assert "401" in read(bench / "run")["ended"]["judge toy"]
     with endpoint_server.serve(lambda asked: endpoint_server.Say('{"score": [5, 5]}')) as server:
         evaluate_benchmark(request_of(judge_at(server)))
         assert len(server.asked) == 14 - 3
     assert table(read(bench / "run"), editor="theirs", language="en", subset="all")["total"]["O"]["mean"] == 5.0
+
+
+def test_a_server_that_is_gone_costs_the_others_nothing(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a judge's, the first of two, nor an editor's."""
+    nobody = "http://127.0.0.1:9/v1,model={},attempts=1"
+    editors = (f"endpoint:{nobody.format('painter')}", f"outputs:{bench / 'theirs'}")
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        request = request_of(f"endpoint:{nobody.format('gone')}", judge_at(server), overrides=editors)
+        with pytest.raises(EndpointError, match=r"editor painter: .*; judge gone: .*; what there is was written"):
+            evaluate_benchmark(request)
+        assert len(server.asked) == 8, "the other judge, about the other editor's four outputs"
+    found = read(bench / "run")
+    assert sorted(found["ended"]) == ["editor painter", "judge gone"]
+    assert sum("ended before all was done" in warning for warning in found["warnings"]) == 2
+    wanted = {"language": "en", "subset": "all"}
+    assert table(found, judge="toy", editor="theirs", **wanted)["total"]["O"] == {"mean": 9.0, "count": 3, "missing": 0}
+    assert table(found, judge="toy", editor="painter", **wanted)["total"]["O"]["missing"] == 3
+    assert table(found, judge="gone", editor="theirs", **wanted)["total"]["O"]["missing"] == 3
+    why = {(row["judge"], row["editor"], row["why"].partition(":")[0]): row["why"] for row in found["problems"]}
+    assert "no usable answer" in why["toy", "painter", "no output"]
+    assert "no usable answer" in why["gone", "theirs", "SC"]
+    assert "ended before all was done" in (bench / "run" / "report.html").read_text(encoding="utf-8")
+    assert "9.00" in capsys.readouterr().out
 
 
 def test_two_judges_and_our_editor_with_its_teacher(

@@ -32,10 +32,13 @@ def scorer_of(url: str, rubric: str = "viescore", **changes: Any) -> JudgedScore
 
 
 def ask(scorer: JudgedScorer, tasks: Sequence[Task], path: Path) -> tuple[Store, dict[str, str], Usage]:
+    """Whatever ended it is raised."""
     store = Store(path)
     with store:
-        failed, usage = asyncio.run(ask_all(scorer, open_questions(scorer, tasks, store), store, lambda done: None))
-    return store, failed, usage
+        found = asyncio.run(ask_all(scorer, open_questions(scorer, tasks, store), store, lambda done: None))
+    if found.ended is not None:
+        raise found.ended
+    return store, dict(found.failed), found.usage
 
 
 def pixels(content: bytes) -> torch.Tensor:
@@ -161,7 +164,14 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(
     with endpoint_server.serve(script) as server, pytest.raises(EndpointError, match="503"):
         ask(scorer_of(server.url, concurrency=1, attempts=1), tasks, tmp_path / "replies.jsonl")
     assert len(server.asked) == 5 + 8
-    assert len(Store(tmp_path / "replies.jsonl").records) == 5
+    store = Store(tmp_path / "replies.jsonl")
+    assert len(store.records) == 5
+    with endpoint_server.serve(script) as server, store:
+        scorer = scorer_of(server.url, concurrency=1, attempts=1)
+        found = asyncio.run(ask_all(scorer, open_questions(scorer, tasks, store), store, lambda done: None))
+    assert len(store.records) == 10
+    assert len(found.failed) == 40 - 10, "also those that were not tried have a reason"
+    assert all("503" in why for why in found.failed.values())
     with pytest.raises(EndpointError):
         ask(scorer_of("http://127.0.0.1:9/v1", attempts=1), tasks[:1], tmp_path / "other.jsonl")
 

@@ -73,10 +73,10 @@ def test_it_answers_and_nonsense_is_missing(folder: Path, make_task: Callable[..
     store = Store(tmp_path / "replies.jsonl")
     assert "2 questions about 3 images, answered here" in told_estimate(scorer, open_questions(scorer, [task], store))
     with store:
-        failed, usage = asyncio.run(ask_all(scorer, open_questions(scorer, [task], store), store, lambda done: None))
-    assert usage.requests == 2
-    assert usage.output_tokens <= 16
-    marks, problems = scorer.marks(task, store, failed)
+        found = asyncio.run(ask_all(scorer, open_questions(scorer, [task], store), store, lambda done: None))
+    assert found.usage.requests == 2
+    assert found.usage.output_tokens <= 16
+    marks, problems = scorer.marks(task, store, found.failed)
     assert set(marks.values()) == {None}
     assert len(problems) == 2
     texts = [record.text for record in store.records.values()]
@@ -92,7 +92,7 @@ def test_what_can_judge_can_score_without_torchvision(make_task: Callable[..., T
     scorer = JudgedScorer(ours("viescore"), RULES["viescore"], judge)
     with Store(tmp_path / "replies.jsonl") as store:
         asked = open_questions(scorer, [make_task("a", torch.rand(3, 20, 12))], store)
-        _, usage = asyncio.run(ask_all(scorer, asked, store, lambda done: None))
+        usage = asyncio.run(ask_all(scorer, asked, store, lambda done: None)).usage
     assert usage.requests == 2
     assert usage.output_tokens <= 8
 
@@ -109,7 +109,8 @@ def test_a_device_without_memory_is_one_line(
         judge = load_scoring_judge(f"local:{place},dtype=fp32,tokens=4", "cpu")
         scorer = JudgedScorer(ours("viescore"), RULES["viescore"], judge)
         with Store(tmp_path / f"{number}.jsonl") as store:
-            return asyncio.run(ask_all(scorer, open_questions(scorer, [task], store), store, lambda done: None))[0]
+            found = asyncio.run(ask_all(scorer, open_questions(scorer, [task], store), store, lambda done: None))
+            return dict(found.failed)
 
     places = (folder, resolve("tiny:judge"))
     with monkeypatch.context() as patch:

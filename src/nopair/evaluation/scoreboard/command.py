@@ -11,7 +11,7 @@ from rich.progress import Progress, TaskID
 
 from nopair.data.files import file_name, make_folder, write_atomic
 from nopair.device import release
-from nopair.errors import ConfigError, OutputError
+from nopair.errors import ConfigError, EndpointError, OutputError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
 from nopair.evaluation.benchmarks.load import load_benchmark
 from nopair.evaluation.editors.base import Contestant
@@ -20,12 +20,12 @@ from nopair.evaluation.scoreboard.families import training_judges
 from nopair.evaluation.scoreboard.gallery import FOLDER as GALLERY
 from nopair.evaluation.scoreboard.gallery import Shown, write_gallery
 from nopair.evaluation.scoreboard.means import Sample
-from nopair.evaluation.scoreboard.outputs import make_outputs, waiting
+from nopair.evaluation.scoreboard.outputs import Made, make_outputs, waiting
 from nopair.evaluation.scoreboard.report import render_report
 from nopair.evaluation.scoreboard.results import RESULTS, Comparison, EditorFacts, JudgeFacts
 from nopair.evaluation.scoreboard.tables import tables
 from nopair.evaluation.scorers.asking import Task
-from nopair.evaluation.scorers.marking import Marker, ScorerName, markers_of, rubric_facts
+from nopair.evaluation.scorers.marking import Marked, Marker, ScorerName, markers_of, rubric_facts
 from nopair.evaluation.scorers.store import Store
 from nopair.evaluation.specs import Spec, parse_spec
 
@@ -57,6 +57,8 @@ def evaluate_benchmark(request: Request) -> None:
     """Make the outputs that are not there, have those marked that are not marked, and write all that is known.
 
     Raises:
+        EndpointError: an editor's or a judge's server refuses us altogether, or is gone; the others were asked, and
+            results of what there is are written.
         NopairError: something cannot be used or written; what is done so far is kept, and the next run goes on.
     """
     console = Console()
@@ -80,22 +82,25 @@ def evaluate_benchmark(request: Request) -> None:
         return
     write_atomic(request.output / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
     with Progress(console=console, transient=True) as progress:
-        problems = {e.name: _edited(e, bench, request.output, progress) for e in editors}
+        made = {e.name: _edited(e, bench, request.output, progress) for e in editors}
         tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
-        failures = {marker.name: _marked(marker, tasks, request.output, progress) for marker in markers}
-    found = _gathered(request, bench, scorer, editors, markers, problems, failures)
+        marked = {marker.name: _marked(marker, tasks, request.output, progress) for marker in markers}
+    found = _gathered(request, bench, scorer, editors, markers, made, marked)
     _write(found, request.output, editors, markers)
     for table in tables(found):
         console.print(table)
     for warning in found.warnings():
         console.print(f"mind: {warning}", markup=False, highlight=False)
     console.print(f"{request.output / REPORT}, {request.output / RESULTS}", markup=False, highlight=False)
+    if found.ended:
+        told = "; ".join(f"{who}: {why}" for who, why in found.ended.items())
+        raise EndpointError(f"{told}; what there is was written, and the same command goes on")
 
 
 # Doing ----------------------------------------------------------------------------------------------------------------
 
 
-def _edited(editor: Contestant, bench: Benchmark, output: Path, progress: Progress) -> dict[str, str]:
+def _edited(editor: Contestant, bench: Benchmark, output: Path, progress: Progress) -> Made:
     folder = _outputs(output, editor.name)
     stale = waiting(editor, bench.items, folder).stale
     if stale:
@@ -108,14 +113,14 @@ def _anew(count: int) -> str:
     return f"{count} anew, as the outputs there were made for another instruction or image, or tell nothing of it"
 
 
-def _marked(marker: Marker, tasks: Sequence[Task], output: Path, progress: Progress) -> dict[str, str]:
+def _marked(marker: Marker, tasks: Sequence[Task], output: Path, progress: Progress) -> Marked:
     store = Store(_replies(output, marker.name))
     progress.console.print(marker.estimate(tasks, store), markup=False, highlight=False)
     bar = progress.add_task(f"{marker.name}: marks", total=None)
     with store:
-        failed = marker.mark(tasks, store, lambda done, total: progress.update(bar, completed=done, total=total))
+        marked = marker.mark(tasks, store, lambda done, total: progress.update(bar, completed=done, total=total))
     release()
-    return failed
+    return marked
 
 
 def _moving(progress: Progress, bar: TaskID) -> Any:
@@ -155,8 +160,8 @@ def _gathered(
     scorer: Mapping[str, Any],
     editors: Sequence[Contestant],
     markers: Sequence[Marker],
-    problems: Mapping[str, Mapping[str, str]],
-    failures: Mapping[str, Mapping[str, str]],
+    made: Mapping[str, Made],
+    marked: Mapping[str, Marked],
 ) -> Comparison:
     samples, names = {}, {}
     tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
@@ -165,7 +170,9 @@ def _gathered(
         names[marker.name] = marker.answered_as(tasks, store)
         for editor in editors:
             samples[marker.name, editor.name] = [
-                _sample(item, editor, marker, store, request.output, problems[editor.name], failures[marker.name])
+                _sample(
+                    item, editor, marker, store, request.output, made[editor.name].problems, marked[marker.name].failed
+                )
                 for item in bench.items
             ]
     specs = [_spec(text) for text in request.editors]
@@ -178,6 +185,8 @@ def _gathered(
         )
         for editor, spec in zip(editors, specs, strict=True)
     ]
+    ended = {f"editor {name}": one.ended for name, one in made.items()}
+    ended |= {f"judge {name}": one.ended for name, one in marked.items()}
     return Comparison(
         benchmark=bench,
         scorer=scorer,
@@ -187,6 +196,7 @@ def _gathered(
         editors=tuple(facts),
         samples=samples,
         command=request.command,
+        ended={who: str(why) for who, why in ended.items() if why is not None},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from nopair.data.files import make_folder, write_atomic
 from nopair.device import release
-from nopair.errors import OutputError
+from nopair.errors import EndpointError, OutputError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import edit_digest
 from nopair.evaluation.editors.base import Contestant
@@ -32,6 +32,14 @@ class Waiting:
     stale: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of editing: why items have no output, by place, and why it ended before all were tried, or None."""
+
+    problems: Mapping[str, str]
+    ended: EndpointError | None = None
+
+
 def waiting(editor: Contestant, items: Sequence[Item], folder: Path) -> Waiting:
     """What is still to be made. Outputs that somebody else has made are taken as they are.
 
@@ -51,17 +59,14 @@ def waiting(editor: Contestant, items: Sequence[Item], folder: Path) -> Waiting:
     return Waiting(tuple(item for item in items if item.place in missing or item.place in stale), stale)
 
 
-def make_outputs(
-    editor: Contestant, items: Sequence[Item], folder: Path, told: Callable[[int], None]
-) -> dict[str, str]:
-    """Make what is not there yet, or was made for another edit. Returns why the others have no output, by place.
+def make_outputs(editor: Contestant, items: Sequence[Item], folder: Path, told: Callable[[int], None]) -> Made:
+    """Make what is not there yet, or was made for another edit.
 
     `told` is called with the number of items done.
 
     Raises:
         OutputError: the folder holds outputs of an editor with other settings, or cannot be written.
         DataError: an item's image cannot be read.
-        EndpointError: a server refuses us altogether, or is gone.
     """
     make_folder(folder)
     _same(editor, folder / ABOUT)
@@ -79,9 +84,15 @@ def make_outputs(
             problems[item.place] = problem
         told(done)
 
-    editor.make(left.items, folder, tell)
+    ended: EndpointError | None = None
+    try:
+        editor.make(left.items, folder, tell)
+    except EndpointError as error:
+        ended = error
+        lacking = [item.place for item in left.items if not editor.output(item, folder).is_file()]
+        problems = dict.fromkeys(lacking, str(error)) | problems
     release()
-    return problems
+    return Made(problems, ended)
 
 
 def _prepare(editor: Contestant, left: Waiting, folder: Path) -> None:

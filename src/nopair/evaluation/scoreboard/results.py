@@ -77,7 +77,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All that is known after a run. `samples` are by (judge, editor)."""
+    """All that is known after a run. `samples` are by (judge, editor). `ended`: whose server ended early, and why."""
 
     benchmark: Benchmark
     scorer: Mapping[str, JsonValue]
@@ -87,6 +87,7 @@ class Comparison:
     editors: tuple[EditorFacts, ...]
     samples: Mapping[tuple[str, str], Sequence[Sample]]
     command: str
+    ended: Mapping[str, str]
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -156,7 +157,7 @@ class Comparison:
 
     def warnings(self) -> list[str]:
         """What a reader of the table has to know."""
-        said = []
+        said = [f"{who} ended before all was done: {why}" for who, why in self.ended.items()]
         if self.benchmark.left_out:
             said.append(f"left out of the benchmark, as they are broken: {len(self.benchmark.left_out)}")
         if self.scorer.get("rubric") is not None and self.scorer.get("official") is False:
@@ -201,6 +202,7 @@ class Comparison:
             "agreement": self.agreements(),
             "problems": self.problems(),
             "warnings": self.warnings(),
+            "ended": dict(self.ended),
             "command": self.command,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "nopair": __version__,

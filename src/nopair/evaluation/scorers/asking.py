@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from nopair.data.images import encode, load_image
 from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Usage, told_cost
-from nopair.errors import ContentRefusedError
+from nopair.errors import ContentRefusedError, EndpointError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.crowd import tell_each
 from nopair.evaluation.digests import file_digest
@@ -128,18 +128,33 @@ def told_estimate(scorer: JudgedScorer, questions: Sequence[Question]) -> str:
     return f"{scorer.judge.name}: {len(questions)} questions, {images} images; at most about {told_cost(server, most)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What came of asking.
+
+    Attributes:
+        failed: why questions have no answer, by key.
+        usage: what was used.
+        ended: why it ended before all was asked: the server refuses us altogether, or is gone. None if it did not.
+    """
+
+    failed: Mapping[str, str]
+    usage: Usage
+    ended: EndpointError | None
+
+
 async def ask_all(
     scorer: JudgedScorer, questions: Sequence[Question], store: Store, told: Callable[[int], None]
-) -> tuple[dict[str, str], Usage]:
-    """Ask; answers go into `store`. Returns why the others have none, by key, and what was used.
+) -> Asking:
+    """Ask; answers go into `store`.
 
     `told` is called with the number of questions done. No answer is ever made up.
 
     Raises:
-        EndpointError: the server refuses us altogether, or is gone. What was answered is kept.
         OutputError: the store cannot be written.
     """
     failed: dict[str, str] = {}
+    ended: EndpointError | None = None
     server = scorer.judge.server
     done = itertools.count(1)
 
@@ -154,8 +169,13 @@ async def ask_all(
             store.add(await _ask(scorer, question, asked))
 
         at_once = 1 if server is None else server.concurrency
-        await tell_each(questions, at_once, ask, tell, heard=bool(store.records))
-        return failed, asked.usage
+        try:
+            await tell_each(questions, at_once, ask, tell, heard=bool(store.records))
+        except EndpointError as error:
+            ended = error
+            unanswered = [question.key for question in questions if question.key not in store.records]
+            failed = dict.fromkeys(unanswered, str(error)) | failed
+        return Asking(failed, asked.usage, ended)
 
 
 async def _ask(scorer: JudgedScorer, question: Question, asked: Asked) -> Record:

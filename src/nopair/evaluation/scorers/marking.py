@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol, final, runtime_checkable
 
 from nopair.device import choose_device
-from nopair.errors import ConfigError
+from nopair.errors import ConfigError, EndpointError
 from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
 from nopair.evaluation.scorers.judge import load_scoring_judge
 from nopair.evaluation.scorers.rubric import Rubric, official_imgedit, official_viescore, ours
@@ -19,6 +19,14 @@ ScorerName = Literal["viescore", "imgedit", "similarity"]
 FEATURES: Final = ("dino", "clip")
 Told = Callable[[int, int], None]
 """Called with how many are done, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What came of marking: why marks are missing, by key, and why it ended before all was done, or None."""
+
+    failed: Mapping[str, str]
+    ended: EndpointError | None = None
 
 
 @runtime_checkable
@@ -43,8 +51,8 @@ class Marker(Protocol):
         """What is still to do, and what it costs, in words."""
         ...
 
-    def mark(self, tasks: Sequence[Task], store: Store, told: Told) -> dict[str, str]:
-        """Do it; answers go into the store. Returns why others are not there, by key."""
+    def mark(self, tasks: Sequence[Task], store: Store, told: Told) -> Marked:
+        """Do it; answers go into the store."""
         ...
 
     def marks(self, task: Task, store: Store, failed: Mapping[str, str]) -> tuple[Marks, tuple[str, ...]]:
@@ -96,13 +104,13 @@ class JudgeMarker:
         """See `Marker.estimate`."""
         return told_estimate(self.scorer, open_questions(self.scorer, tasks, store))
 
-    def mark(self, tasks: Sequence[Task], store: Store, told: Told) -> dict[str, str]:
+    def mark(self, tasks: Sequence[Task], store: Store, told: Told) -> Marked:
         """See `Marker.mark`."""
         questions = open_questions(self.scorer, tasks, store)
         if not questions:
-            return {}
-        failed, _ = asyncio.run(ask_all(self.scorer, questions, store, lambda done: told(done, len(questions))))
-        return failed
+            return Marked({})
+        found = asyncio.run(ask_all(self.scorer, questions, store, lambda done: told(done, len(questions))))
+        return Marked(found.failed, found.ended)
 
     def marks(self, task: Task, store: Store, failed: Mapping[str, str]) -> tuple[Marks, tuple[str, ...]]:
         """See `Marker.marks`."""

@@ -25,6 +25,7 @@ from nopair.device import enough_memory
 from nopair.errors import ImageError, ModelError
 from nopair.evaluation.digests import file_digest, folder_digest
 from nopair.evaluation.scorers.asking import Task, record_of
+from nopair.evaluation.scorers.marking import Marked
 from nopair.evaluation.scorers.rules import Marks
 from nopair.evaluation.scorers.store import Store
 
@@ -195,9 +196,9 @@ class FeatureMarker:
         """See `Marker.estimate`."""
         return f"{self.name}: {len(tasks)} outputs to compare, here"
 
-    def mark(self, tasks: Sequence[Task], store: Store, told: Callable[[int, int], None]) -> dict[str, str]:
+    def mark(self, tasks: Sequence[Task], store: Store, told: Callable[[int, int], None]) -> Marked:
         """See `Marker.mark`."""
-        return self.scorer.score(tasks, store, lambda done: told(done, len(tasks)))
+        return Marked(self.scorer.score(tasks, store, lambda done: told(done, len(tasks))))
 
     def answered_as(self, tasks: Sequence[Task], store: Store) -> tuple[str, ...]:
         """See `Marker.answered_as`. No server."""
