@@ -66,6 +66,17 @@ def test_a_question_arrives_whole_and_so_does_the_answer(endpoint_server: Module
     assert asked.system == "Only JSON."
 
 
+def test_a_model_that_knows_other_fields_is_asked_with_those(endpoint_server: ModuleType) -> None:
+    with endpoint_server.serve(lambda _: endpoint_server.Say("a")) as server:
+        chat(server_of(server.url, max_tokens_field="max_completion_tokens", temperature="omit"))
+        chat(server_of(server.url))
+    other, usual = (asked.json for asked in server.asked)
+    assert other["max_completion_tokens"] == usual["max_tokens"] == 512
+    assert not {"max_tokens", "temperature"} & set(other)
+    assert usual["temperature"] == 0
+    assert "max_completion_tokens" not in usual
+
+
 def test_an_answer_cut_at_its_limit_says_so(endpoint_server: ModuleType) -> None:
     with endpoint_server.serve(lambda _: endpoint_server.Say('{"a', finish="length")) as server:
         (reply,), _ = chat(server_of(server.url))

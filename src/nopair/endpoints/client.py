@@ -103,7 +103,11 @@ class Endpoint:
     # One attempt ------------------------------------------------------------------------------------------------------
 
     async def _chat(self, ask: Ask) -> Reply:
-        optional: dict[str, Any] = {} if ask.seed is None else {"seed": ask.seed}
+        optional: dict[str, Any] = {self.server.max_tokens_field: ask.max_tokens}
+        if self.server.temperature == "asked":
+            optional["temperature"] = ask.temperature
+        if ask.seed is not None:
+            optional["seed"] = ask.seed
         if ask.schema is not None:
             constraint = {"name": "answer", "schema": dict(ask.schema), "strict": True}
             optional["response_format"] = {"type": "json_schema", "json_schema": constraint}
@@ -115,8 +119,6 @@ class Endpoint:
                 {"role": "system", "content": ask.system},
                 {"role": "user", "content": [_content(part) for part in ask.parts]},  # pyright: ignore
             ],
-            max_tokens=ask.max_tokens,
-            temperature=ask.temperature,
             extra_body=dict(self.server.extra),
             **optional,
         )
@@ -203,7 +205,7 @@ class Endpoint:
         if asked_to_wait is not None and asked_to_wait > self.server.longest_wait:
             raise UnavailableError(
                 f"{self.server.url}: {problem}; it asks to wait {asked_to_wait:.0f} s, longest_wait is "
-                f"{self.server.longest_wait:g} s; run again later"
+                f"{self.server.longest_wait:g} s; allow more, or run again later"
             ) from None
 
     def _wait(self, number: int, asked: float | None) -> float:

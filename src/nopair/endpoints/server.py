@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator
@@ -31,6 +31,12 @@ class Server(Section):
     output_price: NotNegative = Field(default=0.0, description="price of a million tokens received")
     currency: Words = Field(default="USD", description="what prices are in")
     image_tokens: Count = Field(default=1024, description="tokens an image costs, for estimates before a run")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        default="max_tokens", description="what the server calls the most tokens of an answer"
+    )
+    temperature: Literal["asked", "omit"] = Field(
+        default="asked", description="omit sends none, for models that refuse one and answer at their own"
+    )
     extra: Mapping[str, JsonValue] = Field(
         default={}, description="further fields of each request, such as chat_template_kwargs"
     )

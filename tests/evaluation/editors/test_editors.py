@@ -88,6 +88,11 @@ def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path
         assert field in body
 
 
+def test_fields_of_chat_models_are_none_of_editors() -> None:
+    with pytest.raises(ConfigError, match="has no option temperature"):
+        load_contestant("endpoint:http://127.0.0.1:9/v1,model=a,temperature=omit", "cpu")
+
+
 def test_a_server_that_is_not_there_ends_it(make_items: Items, tmp_path: Path) -> None:
     editor = load_contestant(f"endpoint:http://127.0.0.1:9/v1,model=a,{QUICK}", "cpu")
     with pytest.raises(EndpointError):

@@ -112,7 +112,9 @@ def test_a_whole_evaluation(
     assert table(results, editor="theirs", language="cn", subset="all")["total"]["O"]["mean"] == 0.0
     assert results["benchmark"]["left_out"][0]["where"] == "edit/00005"
     assert results["scorer"]["rubric"] == "viescore"
-    assert results["judges"] == [{"name": "toy", "version": "toy", "answered_as": ["toy"], "model": "toy"}]
+    assert results["judges"] == [
+        {"name": "toy", "version": "toy", "answered_as": ["toy"], "model": "toy", "temperature": 0}
+    ]
     assert any("1 of 4 edits lack a mark" in warning for warning in results["warnings"])
     assert any("nopair's own words" in warning for warning in results["warnings"])
     differences = {(row["language"], row["measure"]): row for row in results["differences"]}
@@ -122,6 +124,27 @@ def test_a_whole_evaluation(
     shown = capsys.readouterr().out
     for words in ("toy · English", "5.25", "by category", "14 questions, 21 images", "mind:"):
         assert words in shown
+
+
+def test_a_model_that_takes_no_temperature_is_told_of(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    other = {"temperature": "omit", "max_tokens_field": "max_completion_tokens"}
+    with endpoint_server.serve(say(endpoint_server, {})) as server:
+        evaluate_benchmark(request_of(judge_at(server), editors=("theirs",)))
+        asked = len(server.asked)
+        evaluate_benchmark(request_of(judge_at(server, **other), editors=("theirs",), output=bench / "run"))
+        assert len(server.asked) == 2 * asked, "answers at another temperature are not taken for these"
+        assert all("temperature" not in one.json for one in server.asked[asked:])
+        evaluate_benchmark(request_of(judge_at(server), editors=("theirs",), output=bench / "other"))
+    found = read(bench / "run")
+    assert found["judges"][0]["temperature"] is None
+    assert any("not asked at temperature 0" in warning for warning in found["warnings"])
+    page = (bench / "run" / "report.html").read_text(encoding="utf-8")
+    assert "toy, its server&#x27;s own temperature" in page
+    assert "toy, temperature 0" in (bench / "other" / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="no judge in common"):
+        compare_runs(str(bench / "run"), str(bench / "other"), as_json=False)
 
 
 def test_differences_are_drawn_once(
@@ -407,4 +430,6 @@ def test_subjects_are_compared_by_features(tmp_path: Path, monkeypatch: pytest.M
     evaluate_benchmark(request)
     results = read(tmp_path / "run")
     assert results["scores"][0]["total"] == {"DINO": {"mean": 1.0, "count": 1, "missing": 0}}
-    assert results["judges"] == [{"name": "features", "version": "red", "answered_as": [], "model": ""}]
+    assert results["judges"] == [
+        {"name": "features", "version": "red", "answered_as": [], "model": "", "temperature": 0}
+    ]

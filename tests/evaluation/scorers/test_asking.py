@@ -289,7 +289,13 @@ def test_judges_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
     alias = load_scoring_judge("endpoint:http://localhost:1/v1,model=org/vlm,name=a,version=v1", "cpu")
     assert (alias.name, alias.version, alias.model) == ("a", "v1", "org/vlm")
     assert (judge.server.key_variable, judge.server.input_price) == ("SCORE_KEY", 2.5)
+    odd = "endpoint:http://a/v1,model=a,max_tokens_field=max_completion_tokens,temperature=omit,longest_wait=600"
+    other = load_scoring_judge(odd, "cpu")
+    assert isinstance(other, EndpointJudge)
+    assert (other.server.max_tokens_field, other.temperature) == ("max_completion_tokens", None)
+    assert (other.server.longest_wait, judge.temperature) == (600.0, 0.0)
     for text, why in (
+        ("endpoint:http://a/v1,model=a,temperature=1", "temperature: Input should be 'asked' or 'omit'"),
         ("endpoint:http://localhost:1/v1", "Add ,model=NAME"),
         ("endpoint:localhost,model=a", "give http"),
         ("endpoint:http://a/v1,model=a,concurency=3", "did you mean concurrency"),

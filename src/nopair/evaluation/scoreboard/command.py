@@ -192,7 +192,7 @@ def _gathered(
         scorer=scorer,
         measures=markers[0].measures,
         high=markers[0].high,
-        judges=tuple(JudgeFacts(marker.name, marker.version, names[marker.name], marker.model) for marker in markers),
+        judges=tuple(JudgeFacts(m.name, m.version, names[m.name], m.model, m.temperature) for m in markers),
         editors=tuple(facts),
         samples=samples,
         command=request.command,
@@ -280,6 +280,9 @@ def _require_same_run(path: Path, wanted: Mapping[str, Any]) -> None:
         raise OutputError(f"{path}: is not JSON ({error}); choose another --output") from error
     if not isinstance(found, dict):
         raise OutputError(f"{path}: expected an object; choose another --output")
+    scorer = found.get("scorer")
+    if isinstance(scorer, dict):
+        scorer.pop("temperature", None)  # earlier versions had it here; it is the judge's
     for key, value in wanted.items():
         if found.get(key) != value:
             raise OutputError(

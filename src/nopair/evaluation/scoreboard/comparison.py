@@ -24,6 +24,7 @@ class _Named(BaseModel):
     version: str | None = None
     rubric: str | None = None
     measures: tuple[str, ...] = ()
+    temperature: float | None = 0.0
 
     def __str__(self) -> str:
         return ", ".join(value for value in (self.name, self.rubric, self.version) if value is not None)
@@ -62,8 +63,8 @@ def compare_runs(first: str, second: str, *, as_json: bool) -> None:
             f"{first} and {second}: ask different edits under the same name ({len(other)}, the first: {other[0]}), so "
             "not to be compared"
         )
-    judges = [{judge.name: judge.version for judge in fact.judges} for fact in facts]
-    shared = [name for name, version in judges[0].items() if judges[1].get(name) == version]
+    judges = [{judge.name: (judge.version, judge.temperature) for judge in fact.judges} for fact in facts]
+    shared = [name for name, known in judges[0].items() if judges[1].get(name) == known]
     if not shared:
         raise ConfigError(f"{first} and {second}: have no judge in common; marks of different judges do not compare")
     rows = [row for judge in shared for row in _compared(runs[0][0], runs[1][0], judge, facts[0].scorer.measures)]

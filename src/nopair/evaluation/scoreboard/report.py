@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from nopair.evaluation.charts import HUES, bar_chart
 from nopair.evaluation.page import document
-from nopair.evaluation.scoreboard.results import Comparison, Scores
+from nopair.evaluation.scoreboard.results import Comparison, JudgeFacts, Scores
 from nopair.evaluation.scoreboard.tables import grouped, number
 
 _COLOURS: Final = ("#1f6feb", "#e8730c", "#1a8f5a", "#b8326c", "#7a52c7", "#8a6d1b", "#0d8ba1", "#6b7280")
@@ -25,7 +25,7 @@ def render_report(found: Comparison, gallery: str | None) -> str:
     groups = grouped(found.scores())
     facts = {
         "benchmark": f"{found.benchmark.name}, {len(found.benchmark.items)} edits ({found.benchmark.origin})",
-        **{f"judge {judge.name}": judge.version for judge in found.judges},
+        **{f"judge {judge.name}": _judge(judge) for judge in found.judges},
         **{name: str(value) for name, value in found.scorer.items() if value is not None},
         **{f"editor {e.name}": ", ".join(f"{k} {v}" for k, v in e.about.items()) for e in found.editors},
         "command": found.command,
@@ -51,6 +51,13 @@ def render_report(found: Comparison, gallery: str | None) -> str:
     pairs = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
     parts.append(_section("How it was made", f"<dl>{pairs}</dl>"))
     return document(title, "".join(parts), style=_STYLE)
+
+
+def _judge(judge: JudgeFacts) -> str:
+    if not judge.model:
+        return judge.version
+    at = "its server's own temperature" if judge.temperature is None else f"temperature {judge.temperature:g}"
+    return ", ".join([*dict.fromkeys((judge.version, judge.model)), at])
 
 
 def _scores(found: Comparison, title: str, rows: Sequence[Scores]) -> str:

@@ -51,12 +51,14 @@ class JudgeFacts:
         name, version: what tables call it, and which one exactly.
         answered_as: what servers call who has answered.
         model: the model's own name; "" for measures without a judge.
+        temperature: at which it answers; None if that was left to its server.
     """
 
     name: str
     version: str
     answered_as: tuple[str, ...] = ()
     model: str = ""
+    temperature: float | None = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,6 +170,11 @@ class Comparison:
             f"{judge.name} has answered as {' and '.join(judge.answered_as)}: not one judge"
             for judge in self.judges
             if len(judge.answered_as) > 1
+        ]
+        said += [
+            f"{judge.name} was not asked at temperature 0, but at its server's own: asked again, it may mark otherwise"
+            for judge in self.judges
+            if judge.temperature is None
         ]
         for editor in self.editors:
             said += _circular(editor, self.judges)

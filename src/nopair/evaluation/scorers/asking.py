@@ -75,7 +75,9 @@ class JudgedScorer:
                     yield Question(self._key(template, prompt, shown), task, template, prompt)
 
     def _key(self, template: Template, prompt: str, shown: tuple[str, str]) -> str:
-        judge = [self.judge.name, self.judge.version, self.judge.most_tokens]
+        judge: list[str | int] = [self.judge.name, self.judge.version, self.judge.most_tokens]
+        if self.judge.temperature is None:
+            judge.append("the server's own temperature")
         asked = json.dumps([*judge, template.name, list(template.shows), prompt, *shown])
         return hashlib.sha256(asked.encode("ascii")).hexdigest()
 

@@ -59,6 +59,11 @@ class ScoringJudge(Protocol):
         ...
 
     @property
+    def temperature(self) -> float | None:
+        """At which it answers; None if that is left to its server."""
+        ...
+
+    @property
     def server(self) -> Server | None:
         """Where it is and what it costs; None if it runs here."""
         ...
@@ -88,6 +93,11 @@ class EndpointJudge:
         """As its server knows it."""
         return self.server.model
 
+    @property
+    def temperature(self) -> float | None:
+        """See `ScoringJudge.temperature`."""
+        return None if self.server.temperature == "omit" else 0.0
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Asked]:
         """See `ScoringJudge.session`."""
@@ -116,16 +126,19 @@ def load_scoring_judge(text: str, device: str) -> ScoringJudge:
 
 
 def _endpoint(spec: Spec) -> EndpointJudge:
-    spec.only("name", "version", "tokens", *SERVER_OPTIONS)
+    spec.only("name", "version", "tokens", *SERVER_OPTIONS, *CHAT_OPTIONS)
     server = server_of(spec)
     name = spec.options.get("name", server.model)
     return EndpointJudge(name, spec.options.get("version", server.model), server, spec.number("tokens", MOST_TOKENS))
 
 
 SERVER_OPTIONS: Final = (
-    "model", "key", "concurrency", "attempts", "timeout", "input_price", "output_price", "currency", "image_tokens",
+    "model", "key", "concurrency", "attempts", "timeout", "longest_wait", "input_price", "output_price", "currency",
+    "image_tokens",
 )  # fmt: skip
 """Options of a spec that say how to reach a server."""
+CHAT_OPTIONS: Final = ("max_tokens_field", "temperature")
+"""Those that say in which fields a chat model is asked."""
 
 
 def server_of(spec: Spec) -> Server:
@@ -137,13 +150,12 @@ def server_of(spec: Spec) -> Server:
     if "model" not in spec.options:
         raise ConfigError(f"{spec.text}: which model? Add ,model=NAME")
     words = {"url": spec.place, "model": spec.options["model"]}
-    words |= {name: value for name in ("currency",) if (value := spec.options.get(name)) is not None}
+    words |= {name: value for name in ("currency", *CHAT_OPTIONS) if (value := spec.options.get(name)) is not None}
     if "key" in spec.options:
         words["key_variable"] = spec.options["key"]
     whole = {name: spec.number(name, 1) for name in ("concurrency", "attempts", "image_tokens") if name in spec.options}
-    parts = {
-        name: value for name in ("timeout", "input_price", "output_price") if (value := spec.amount(name)) is not None
-    }
+    amounts = ("timeout", "longest_wait", "input_price", "output_price")
+    parts = {name: value for name in amounts if (value := spec.amount(name)) is not None}
     try:
         return Server.model_validate(words | whole | parts)
     except ValidationError as error:

@@ -80,6 +80,11 @@ class LocalJudge:
         """It runs here."""
         return None
 
+    @property
+    def temperature(self) -> float | None:
+        """The likeliest token each time."""
+        return 0.0
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Asked]:
         """See `ScoringJudge.session`. It is loaded now.

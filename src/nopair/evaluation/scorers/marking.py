@@ -33,7 +33,7 @@ class Marked:
 class Marker(Protocol):
     """Who marks outputs. `measures` are the names of its marks, the most important last, none above `high`.
 
-    `model` is the judge's own name; "" if it is none.
+    `model` is the judge's own name; "" if it is none. `temperature`: at which it answers; None if its server decides.
     """
 
     @property
@@ -42,6 +42,8 @@ class Marker(Protocol):
     def version(self) -> str: ...
     @property
     def model(self) -> str: ...
+    @property
+    def temperature(self) -> float | None: ...
     @property
     def measures(self) -> tuple[str, ...]: ...
     @property
@@ -89,6 +91,11 @@ class JudgeMarker:
     def model(self) -> str:
         """The judge's."""
         return self.scorer.judge.model
+
+    @property
+    def temperature(self) -> float | None:
+        """The judge's."""
+        return self.scorer.judge.temperature
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -156,7 +163,7 @@ def rubric_facts(name: ScorerName, rubric: Path | None) -> dict[str, Any]:
     if name == "similarity":
         return {"rubric": None, "version": None, "official": None}
     words = _rubric(name, rubric)
-    return {"rubric": words.name, "version": words.version, "official": rubric is not None, "temperature": 0}
+    return {"rubric": words.name, "version": words.version, "official": rubric is not None}
 
 
 def _rubric(name: Literal["viescore", "imgedit"], path: Path | None) -> Rubric:

@@ -180,6 +180,7 @@ class FeatureMarker:
     scorer: SimilarityScorer
     name: str = "features"
     model: str = ""
+    temperature: float | None = 0.0
     high: float = 1.0
 
     @property
