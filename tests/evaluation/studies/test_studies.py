@@ -210,8 +210,11 @@ def test_a_run_that_another_study_has_done_is_not_done_again(tmp_path: Path, mon
     assert read_result(twin.folder) == read_result(first.folder) | {"variant": "renamed"}
     assert twin.done()
     monkeypatch.undo()
-    assert run._twin(dataclasses.replace(twin, seed=1)) is None
-    assert run._twin(dataclasses.replace(twin, variant=Variant("longer", ("sft.steps=1",), (1, 2)))) is None
+    for another in (
+        dataclasses.replace(twin, seed=1),
+        dataclasses.replace(twin, variant=Variant("longer", ("sft.steps=1",), (1, 2))),
+    ):
+        assert run._twin(another, another.fingerprint) is None
 
 
 def test_training_that_breaks_down_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,10 +240,18 @@ def test_a_broken_result_is_told(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_be_done_stops_the_study_and_names_its_log(tmp_path: Path) -> None:
-    job = make_job(tmp_path, Variant("lost", ("base.path=/nowhere",)))
+    (tmp_path / "empty").mkdir()
+    job = make_job(tmp_path, Variant("lost", (f"base.path={tmp_path / 'empty'}",)))
     with pytest.raises(TrainingError, match=r"seed 0.*log\.txt"):
         crew.run_all([job], 2, Console(quiet=True))
-    assert "/nowhere" in (job.folder / "log.txt").read_text()
+    assert str(tmp_path / "empty") in (job.folder / "log.txt").read_text()
+
+
+def test_a_model_that_is_not_there_is_told_before_any_run_begins(tmp_path: Path) -> None:
+    job = make_job(tmp_path, Variant("lost", ("base.path=/nowhere",)))
+    with pytest.raises(ModelError, match="/nowhere"):
+        crew.run_all([job], 2, Console(quiet=True))
+    assert not job.folder.exists()
 
 
 def test_what_nobody_expected_is_in_the_log(tmp_path: Path) -> None:

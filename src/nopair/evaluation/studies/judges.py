@@ -13,7 +13,8 @@ from nopair.evaluation.audit.cases import shapes_cases
 from nopair.evaluation.audit.command import Settings, examine, repainting
 from nopair.evaluation.audit.compass import latents_of
 from nopair.evaluation.audit.summary import Findings
-from nopair.evaluation.studies.run import SCENES, Job, digest, said
+from nopair.evaluation.studies.fingerprint import base_contents, digest, judge_contents, said
+from nopair.evaluation.studies.run import SCENES, Job
 from nopair.training.run import compose
 
 STARTS: Final = 8
@@ -21,9 +22,14 @@ STARTS: Final = 8
 
 
 def audit_file(job: Job) -> Path:
-    """Where the audit of the job's judge is kept, shared by all jobs that are trained under the same one."""
-    judges = said(job.recipe, {"judge", "ensemble", "base"})
-    return job.root / "audits" / f"{digest(f'{judges} {job.scale.per_category} {SCENES}')}.json"
+    """Where the audit of the job's judge is kept, shared by all jobs that are trained under the same one.
+
+    Raises ModelError: a model that the recipe names is not there.
+    """
+    recipe = job.recipe
+    asked = said(recipe, {"judge", "ensemble", "base"})
+    models = f"{base_contents(recipe)} {judge_contents(recipe)}"
+    return job.root / "audits" / f"{digest(f'{asked} {job.scale.per_category} {SCENES} {models}')}.json"
 
 
 def audit_judge(job: Job, console: Console) -> None:

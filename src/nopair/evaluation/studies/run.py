@@ -1,6 +1,5 @@
 """One run of a study: an editor trained with one seed, and scored. Done once; whatever is complete is kept."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from nopair.editor import Editor
 from nopair.errors import OutputError, TrainingError
 from nopair.evaluation.results import verdict_json
 from nopair.evaluation.studies.design import RECIPE, Scale, Study, Variant
+from nopair.evaluation.studies.fingerprint import base_contents, contents, digest, judge_contents, said
 from nopair.evaluation.world import evaluate_editor
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
@@ -68,12 +68,15 @@ class Job:
 
     @property
     def start(self) -> Path | None:
-        """Folder of the warmed-up student, shared by all runs that warm up alike; None where nothing is warmed up."""
+        """Folder of the warmed-up student, shared by all runs that warm up alike; None where nothing is warmed up.
+
+        Raises ModelError: a model that the recipe names is not there.
+        """
         recipe = self.recipe
         if not recipe.warmup.steps:
             return None
         alike = said(recipe, {"warmup", "base", "data", "sampling", "seed"})
-        return self.root / "starts" / digest(alike + _sight(recipe))
+        return self.root / "starts" / digest(f"{alike}{_sight(recipe)} {base_contents(recipe)}")
 
     def done(self) -> bool:
         """Whether there is a result, of this very recipe and these very scenes. Raises OutputError if it is broken."""
@@ -81,14 +84,18 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that a result depends on, but for the machine. What a phase without steps says is no part of it."""
+        """Of all that a result depends on, weights included, but for the machine and the program.
+
+        What a phase without steps says is no part of it. Raises ModelError: a model that it names is not there.
+        """
         recipe = self.recipe
         idle = {name for name in PHASES if not getattr(recipe, name).steps}
         own = said(recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"} - idle)
         scored = f"{self.variant.sampled} {self.scale.per_category} {SCENES}"
         others = "" if self.study.categories == CATEGORIES else f" {self.study.categories}"
         scorer = "" if self.scorer is None else f" judged by {self.scorer}"
-        return digest(f"{own} {scored}{others}{scorer}{_sight(recipe)}")
+        models = f"{base_contents(recipe)} {judge_contents(recipe)} {contents([self.scorer] if self.scorer else [])}"
+        return digest(f"{own} {scored}{others}{scorer}{_sight(recipe)} {models}")
 
     @property
     def scorer(self) -> str | None:
@@ -97,11 +104,6 @@ class Job:
         if scorer is None or (recipe.judge == JudgeConfig(path=scorer) and not recipe.ensemble):
             return None
         return scorer
-
-
-def said(recipe: Recipe, sections: set[str]) -> str:
-    """What a recipe says in these sections. Without defaults, so that a new key does not make old results another's."""
-    return json.dumps(recipe.model_dump(mode="json", include=sections, exclude_defaults=True), sort_keys=True)
 
 
 def _sight(recipe: Recipe) -> str:
@@ -156,8 +158,9 @@ def run_job(job: Job, console: Console) -> None:
     """
     if job.done():
         return
+    fingerprint = job.fingerprint  # before anything is trained: a model may be missing
     make_folder(job.folder)
-    twin = _twin(job)
+    twin = _twin(job, fingerprint)
     if twin is not None:
         _write(job, twin | {"variant": job.variant.name})
         return
@@ -166,11 +169,11 @@ def run_job(job: Job, console: Console) -> None:
     place = Path(recipe.output)
     training = compose(recipe, job.device)
     scorer = training.judge if job.scorer is None else load_judge(resolve(job.scorer)).to(job.device)
-    _forget_another(place, job.fingerprint)
+    _forget_another(place, fingerprint)
     result: dict[str, Any] = {
         "variant": job.variant.name,
         "seed": job.seed,
-        "fingerprint": job.fingerprint,
+        "fingerprint": fingerprint,
         "updates": recipe.sft.steps + recipe.grpo.steps + recipe.npedit.steps,
         "failed": None,
         "marks": [],
@@ -198,10 +201,10 @@ def _forget_another(place: Path, fingerprint: str) -> None:
     write_atomic(mark, fingerprint.encode("ascii"))
 
 
-def _twin(job: Job) -> dict[str, Any] | None:
+def _twin(job: Job, fingerprint: str) -> dict[str, Any] | None:
     """The result of this very run under another name, or in another study; None if nobody has done it."""
     found = (read_result(path.parent) for path in sorted(job.root.glob(f"*/*/seed-{job.seed}/{RESULT}")))
-    return next((result for result in found if result["fingerprint"] == job.fingerprint), None)
+    return next((result for result in found if result["fingerprint"] == fingerprint), None)
 
 
 def _write(job: Job, result: Mapping[str, Any]) -> None:
@@ -229,11 +232,6 @@ def _marks(job: Job, editor: Editor, judge: Judge) -> list[dict[str, Any]]:
 
 def _resume(place: Path) -> str | None:
     return "latest" if checkpoint.newest_total(place / "checkpoints") else None
-
-
-def digest(text: str) -> str:
-    """A short name for a long text, the same everywhere."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def summary(result: Mapping[str, Any]) -> str:
