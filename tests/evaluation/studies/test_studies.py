@@ -1,6 +1,7 @@
 """Studies: what they are made of, that runs are done once and continued, and what they add up to."""
 
 import dataclasses
+import datetime
 import json
 import multiprocessing
 import operator
@@ -20,6 +21,7 @@ from nopair.errors import ConfigError, Interrupted, ModelError, OutputError, Tra
 from nopair.evaluation.studies import command, crew, judges, run
 from nopair.evaluation.studies.catalogue import STUDIES
 from nopair.evaluation.studies.design import FULL, QUICK, Scale, Study, Variant
+from nopair.evaluation.studies.origin import machine, version
 from nopair.evaluation.studies.report import chart, markdown, render_study
 from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job, read_result, run_job
@@ -36,10 +38,11 @@ def make_job(root: Path, variant: Variant = STUDY.variants[1], seed: int = 0) ->
     return Job(STUDY, variant, seed, SCALE, root, threads=1)
 
 
-def put(job: Job, marks: list[dict[str, Any]], failed: str | None = None, fingerprint: str = "") -> None:
+def put(job: Job, marks: list[dict[str, Any]], failed: str | None = None, fingerprint: str = "", **others: Any) -> None:
     job.folder.mkdir(parents=True)
     text = {"variant": job.variant.name, "seed": job.seed, "fingerprint": fingerprint, "updates": 1}
-    result = {**text, "failed": failed, "marks": marks, "seconds": 10.0 + job.seed}
+    origin = {"machine": "a machine", "version": "0.1.0", "date": "2026-11-26", "processor_seconds": 4.0}
+    result = {**text, "failed": failed, "marks": marks, "seconds": 10.0 + job.seed, **origin, **others}
     (job.folder / "result.json").write_text(json.dumps(result))
 
 
@@ -106,6 +109,10 @@ def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(
     assert [row["steps"] for row in result["marks"]] == [1, 2]
     assert set(result["marks"][0]["categories"]) >= {"recolour", "nothing"}
     assert result["seconds"] > 0
+    assert 0 < result["processor_seconds"] < 600
+    assert result["machine"] == machine("cpu")
+    assert result["version"] == version()
+    assert datetime.date.fromisoformat(result["date"])
     assert not (job.folder / "training" / "checkpoints").exists()
     assert job.done()
     monkeypatch.setattr(run, "compose", pytest.fail)
@@ -324,6 +331,32 @@ def test_means_and_spreads_are_over_the_seeds_that_did_not_fail(
     spread = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0
     assert found["spread"]["overall"] == pytest.approx(spread, abs=1e-9)
     assert found["seeds"] == list(range(len(jobs)))
+
+
+def test_where_and_when_runs_were_made_is_told_of_each_and_of_all(tmp_path: Path) -> None:
+    """Not where and when they were summed up."""
+    study = dataclasses.replace(STUDY, variants=STUDY.variants[:1])
+    jobs = [make_job(tmp_path, study.variants[0], seed) for seed in range(3)]
+    put(jobs[0], [marks(0.5)], machine="one", date="2026-11-28", version="1", processor_seconds=2.0)
+    put(jobs[1], [marks(0.5)], machine="two", date="2026-11-25", version="1", processor_seconds=4.0)
+    put(jobs[2], [], "diverged", machine="one", date="2026-11-26", version="2")
+    found = sum_up(study, jobs, "nopair study mini")
+    assert (found["machine"], found["date"], found["version"]) == ("one; two", "2026-11-25 to 2026-11-28", "1; 2")
+    (one,) = found["configurations"]
+    assert [(run["machine"], run["date"], run["seconds"], run["processor_seconds"]) for run in one["runs"]] == [
+        ("one", "2026-11-28", 10.0, 2.0),
+        ("two", "2026-11-25", 11.0, 4.0),
+    ]
+    assert (one["seconds"], one["processor_seconds"]) == (10.5, 3.0)
+    assert "| 1 | 10 | 3 |" in markdown(found)
+    assert "2026-11-25 to 2026-11-28, one; two;" in markdown(found)
+    assert "one; two" in render_study(found)
+    assert "| 1 | 10 |\n" in markdown(without_processor_seconds(found)), "as the oldest results are"
+
+
+def without_processor_seconds(found: dict[str, Any]) -> dict[str, Any]:
+    rows = [{key: value for key, value in one.items() if key != "processor_seconds"} for one in found["configurations"]]
+    return found | {"configurations": rows}
 
 
 def test_what_is_shown_has_every_configuration_escaped(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ trained (a recipe says it) and how it is scored (`nopair.evaluation.world`).
     design       what a study is
     catalogue    the studies there are
     fingerprint  what a run is known by
+    kept         JSON files
+    origin       where and with what a run was made
     run          one editor: trained and scored
     judges       what an audit says of the judges
     crew         all of a study's runs, several at a time

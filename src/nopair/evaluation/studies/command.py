@@ -1,7 +1,6 @@
 """`nopair study`: do what is left of a study, sum it up, show it."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from nopair.errors import ConfigError
 from nopair.evaluation.studies.catalogue import STUDIES
 from nopair.evaluation.studies.crew import run_all
 from nopair.evaluation.studies.design import FULL, QUICK, Study
-from nopair.evaluation.studies.report import PRICE, cells, heads, markdown, render_study
+from nopair.evaluation.studies.kept import write_json
+from nopair.evaluation.studies.report import cells, heads, markdown, price, render_study
 from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job
 
@@ -66,7 +66,7 @@ def _study(one: Study, request: Request) -> None:
     run_all(jobs, request.workers, console)
     found = sum_up(one, jobs, _command(one, request))
     folder = root / one.name
-    write_atomic(folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_json(folder / "results.json", found)
     write_atomic(folder / "results.md", (markdown(found) + "\n").encode())
     write_atomic(folder / "report.html", render_study(found).encode())
     for table in _tables(found):
@@ -83,7 +83,7 @@ def _command(one: Study, request: Request) -> str:
 def _tables(found: dict[str, Any]) -> list[Table]:
     """Scores, and what an audit says of the judges, apart: together they do not fit a terminal."""
     titles = [f"{found['study']}: {found['edits']} held-out edits, means over seeds", "the judges they trained under"]
-    names = heads(found)[: -len(PRICE)]
+    names = heads(found)[: -len(price(found))]
     audit = names.index("judge: rest") + 1
     parts = [range(audit), [0, *range(audit, len(names))]]
     return [_table(title, found, part) for title, part in zip(titles, parts, strict=True) if len(part) > 1]

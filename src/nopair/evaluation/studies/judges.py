@@ -1,19 +1,18 @@
 """What an audit says of the judge that a variant is trained under. Done once for each judge; kept."""
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from rich.console import Console
 
-from nopair.data.files import make_folder, write_atomic
-from nopair.errors import OutputError
+from nopair.data.files import make_folder
 from nopair.evaluation.audit.cases import shapes_cases
 from nopair.evaluation.audit.command import Settings, examine, repainting
 from nopair.evaluation.audit.compass import latents_of
 from nopair.evaluation.audit.summary import Findings
 from nopair.evaluation.studies.fingerprint import base_contents, digest, judge_contents, said
+from nopair.evaluation.studies.kept import read_json, write_json
 from nopair.evaluation.studies.run import SCENES, Job
 from nopair.training.run import compose
 
@@ -51,18 +50,12 @@ def audit_judge(job: Job, console: Console) -> None:
     console.print(f"audit of {job.recipe.judge.path}: {len(cases)} cases")
     found = examine(training.judge, cases, training.backbone, settings, device)
     make_folder(file.parent)
-    write_atomic(
-        file, (json.dumps(_brief(found, latents_of(training.backbone).name, len(cases)), indent=2) + "\n").encode()
-    )
+    write_json(file, _brief(found, latents_of(training.backbone).name, len(cases)))
 
 
 def read_audit(job: Job) -> dict[str, Any]:
     """The audit of the job's judge. Raises OutputError if it cannot be read."""
-    file = audit_file(job)
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{file} cannot be read ({error}); remove it and start the study again") from None
+    return read_json(audit_file(job))
 
 
 def _brief(found: Findings, space: str, cases: int) -> dict[str, Any]:

@@ -23,8 +23,8 @@ _AUDIT: Final = {
     "cosine": "cosine",
 }
 """What a table shows of an audit, and how it calls it (docs/judges.md)."""
-PRICE: Final = ("updates", "s a run")
-"""The last columns: steps of the student after warm-up, and seconds."""
+_PRICE: Final = {"updates": "updates", "seconds": "s a run", "processor_seconds": "processor s"}
+"""The last columns: steps of the student after warm-up, and seconds. The oldest results do not know the processor's."""
 
 
 def render_study(found: Mapping[str, Any]) -> str:
@@ -102,15 +102,20 @@ def markdown(found: Mapping[str, Any]) -> str:
 def heads(found: Mapping[str, Any]) -> list[str]:
     """Of the table's columns."""
     audit = _AUDIT.values() if "audit" in found["configurations"][0] else ()
-    return ["configuration", *MEASURES, "judge: edit", "judge: rest", *audit, *PRICE]
+    return ["configuration", *MEASURES, "judge: edit", "judge: rest", *audit, *price(found)]
+
+
+def price(found: Mapping[str, Any]) -> list[str]:
+    """Of those at the end, about what a run takes."""
+    return [name for key, name in _PRICE.items() if key in found["configurations"][0]]
 
 
 def cells(one: Mapping[str, Any]) -> list[str]:
     """Of a configuration's row, a text for each of `heads`."""
     name = one["name"] + (f" ({one['failed']} of {len(one['seeds'])} seeds failed)" if one["failed"] else "")
-    seconds = "–" if one["seconds"] is None else f"{one['seconds']:.0f}"
+    taken = ["–" if one[key] is None else f"{one[key]:.0f}" for key in _PRICE if key in one]
     audit = [_number(one["audit"][key]) for key in _AUDIT] if "audit" in one else []
-    return [name, *(shown(one, measure) for measure in (*MEASURES, *JUDGED)), *audit, str(one["updates"]), seconds]
+    return [name, *(shown(one, measure) for measure in (*MEASURES, *JUDGED)), *audit, *taken]
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """One run of a study: an editor trained with one seed, and scored. Done once; whatever is complete is kept."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from rich.console import Console
 from nopair.config import JudgeConfig, Recipe, load_recipe
 from nopair.data.files import file_name, make_folder, write_atomic
 from nopair.editor import Editor
-from nopair.errors import OutputError, TrainingError
+from nopair.errors import TrainingError
 from nopair.evaluation.results import verdict_json
 from nopair.evaluation.studies.design import RECIPE, Scale, Study, Variant
 from nopair.evaluation.studies.fingerprint import base_contents, contents, digest, judge_contents, said
+from nopair.evaluation.studies.kept import read_json, write_json
+from nopair.evaluation.studies.origin import origin, sitting
 from nopair.evaluation.world import evaluate_editor
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
@@ -126,11 +127,7 @@ def _cut(recipe: Recipe, scale: Scale) -> Recipe:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """The result in a run's folder. Raises OutputError if it cannot be read."""
-    path = folder / RESULT
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read ({error}); remove it and start the study again") from None
+    return read_json(folder / RESULT)
 
 
 def warm_up(job: Job, console: Console) -> None:
@@ -162,7 +159,7 @@ def run_job(job: Job, console: Console) -> None:
     make_folder(job.folder)
     twin = _twin(job, fingerprint)
     if twin is not None:
-        _write(job, twin | {"variant": job.variant.name})
+        write_json(job.folder / RESULT, twin | {"variant": job.variant.name})
         return
     warm_up(job, console)
     recipe = _started(job)
@@ -180,14 +177,15 @@ def run_job(job: Job, console: Console) -> None:
     }
     try:
         resume = _resume(place)
-        run_phases(training.phases, recipe=recipe, directory=place, resume=resume, console=console, stopped=AGAIN)
+        with sitting(place, job.device):
+            run_phases(training.phases, recipe=recipe, directory=place, resume=resume, console=console, stopped=AGAIN)
     except TrainingError as error:
         result["failed"] = str(error)
     else:
         trained = result["updates"] > 0
         result["seconds"] = read(place / "metrics.jsonl")[-1].seconds if trained else 0.0
         result["marks"] = _marks(job, training.editor(), scorer)
-    _write(job, result)
+    write_json(job.folder / RESULT, result | origin(place))
     if (place / "checkpoints").exists():  # training may break down before the first
         shutil.rmtree(place / "checkpoints")
 
@@ -205,10 +203,6 @@ def _twin(job: Job, fingerprint: str) -> dict[str, Any] | None:
     """The result of this very run under another name, or in another study; None if nobody has done it."""
     found = (read_result(path.parent) for path in sorted(job.root.glob(f"*/*/seed-{job.seed}/{RESULT}")))
     return next((result for result in found if result["fingerprint"] == fingerprint), None)
-
-
-def _write(job: Job, result: Mapping[str, Any]) -> None:
-    write_atomic(job.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def _started(job: Job) -> Recipe:
