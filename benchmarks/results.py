@@ -19,15 +19,12 @@ These editors are far from trained: the recipe stops where differences between o
 not where editing is learnt (the shipped editor took 6,450 steps of 16)."""
 
 
-def main() -> None:
-    """Print the page."""
-    print(INTRODUCTION)
-    for name in STUDIES:
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            print()
-            print(markdown(json.loads(path.read_text())))
+def page() -> str:
+    """The whole page, studies in the catalogue's order."""
+    found = [RESULTS / f"{name}.json" for name in STUDIES]
+    tables = [markdown(json.loads(path.read_text(encoding="utf-8"))) for path in found if path.exists()]
+    return "\n\n".join([INTRODUCTION, *tables]) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    print(page(), end="")
