@@ -69,9 +69,44 @@ def test_a_device_without_memory_is_one_line() -> None:
         torch.empty(2**60, dtype=torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "the host has no memory left; take less"),
+        (
+            MemoryError("Unable to allocate 40.0 GiB for an array with shape (1,)"),
+            "the host has no memory left (it was asked for 40.0 GiB more); take less",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors"),
+            "the device has no memory left; take less",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "the device has no memory left; take less",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "the device has no memory left; take less"),
+    ],
+)
+def test_no_memory_is_one_line_whoever_finds_it_out(error: Exception, line: str) -> None:
+    with pytest.raises(MemoryShortError) as told, enough_memory("take less"):
+        raise error
+    assert str(told.value) == line
+
+
+def test_another_error_of_a_gpu_stays_what_it_is() -> None:
+    with pytest.raises(torch.AcceleratorError), enough_memory("take less"):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
 def test_a_model_that_does_not_fit_is_not_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither on a GPU, where quantised weights go while they are read, nor on a CPU."""
-    for error in (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate")):
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        MemoryError(),
+    ):
 
         def fails(*_: object, error: Exception = error, **__: object) -> None:
             raise error

@@ -10,8 +10,8 @@ import torch
 
 from nopair.errors import ConfigError, MemoryShortError
 
-_CPU_REFUSES: Final = "DefaultCPUAllocator"
-"""torch has no class of its own for this on the CPU, only a RuntimeError that names the allocator."""
+_REFUSALS: Final = re.compile(r"DefaultCPUAllocator|CUDA error: out of memory|CU\w+_STATUS_ALLOC_FAILED")
+"""What a RuntimeError says where torch has no class of its own: on the CPU, of the driver, of NVIDIA's libraries."""
 
 
 def choose_device(name: str, card: int = 0) -> torch.device:
@@ -40,22 +40,25 @@ def release() -> None:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error means that a device has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and _CPU_REFUSES in str(error))
+    """Whether an error means that a device, or the host, has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _REFUSALS.search(str(error)) is not None
 
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Inside, a device that runs out of memory is told in one line that ends in `advice`.
+    """Inside, a device that runs out of memory, or the host, is told in one line that ends in `advice`.
 
     Raises:
-        MemoryShortError: a device ran out of memory.
+        MemoryShortError: a device or the host ran out of memory.
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        place = "the host" if isinstance(error, MemoryError) else "the device"
+        asked = re.search(r"(?:[Tt]ried|[Uu]nable) to allocate ([\d.]+ \w+)", str(error))
         more = f" (it was asked for {asked[1]} more)" if asked else ""
-        raise MemoryShortError(f"the device has no memory left{more}; {advice}") from None
+        raise MemoryShortError(f"{place} has no memory left{more}; {advice}") from None
