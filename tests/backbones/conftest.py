@@ -1,6 +1,7 @@
 """A random-weight Z-Image small enough to run in milliseconds, built from configs only."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,47 +157,106 @@ def qwen3_config() -> Callable[[Qwen3Config], dict[str, Any]]:
 # --- what docs/export.md says -------------------------------------------------------------------------------------
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+LOADING = re.compile(
+    r'^(?P<name>\w+) = (?P<family>\w+)\.from_pretrained\("copy", dtype=torch\.bfloat16\)$', re.MULTILINE
+)
 
 
 Draw = Callable[[int], Tensor]
 """The noise of step k in nopair's shape, drawn from the global generator as a pipeline draws it in its own."""
 
 
+def _code(heading: str, height: int, width: int) -> str:
+    """The code below a heading of docs/export.md, at another size than 512 x 512 and in float32."""
+    section = re.split(f"\n###? {heading}\n", DOCS.read_text(encoding="utf-8"))[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    sized = code.replace("(512, 512", f"({width}, {height}")
+    sized = sized.replace("height=512", f"height={height}").replace("width=512", f"width={width}")
+    assert "512" not in sized
+    return sized
+
+
+def _run(code: str) -> Tensor:
+    """Run such code where it finds what it names; gives the image it makes. It seeds torch with 0."""
+    exec(compile(code.replace("bfloat16", "float32"), DOCS, "exec"), {})
+    return load_image(Path("new.png"))
+
+
+def _photo(height: int, width: int) -> Tensor:
+    pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save("photo.png")
+    return pixels.permute(2, 0, 1)[None] / 255
+
+
+def _own(backbone: Any, editor: Editor, photo: Tensor, draw: Draw) -> Tensor:
+    """The image that nopair's sampler makes of a photo, from the noise that the code draws."""
+    torch.manual_seed(0)
+    noises = torch.stack([draw(step) for step in range(editor.settings.steps)])
+    text = backbone.encode_text(["make the cat orange"])
+    with torch.no_grad():
+        reference = backbone.encode_image(photo)
+        x0 = rollout(lambda x, t: backbone.velocity(x, t, text, reference), noises, sampler_levels(editor.levels, 1))
+        image = backbone.decode_latents(x0)[0].clamp(0, 1)
+    assert image.std() > 0.01
+    return image
+
+
 @pytest.fixture
 def check_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Editor, str, Draw], None]:
     """Exports an editor, runs the code below a heading of docs/export.md on the copy, and compares with nopair's image.
 
-    At the editor's size instead of 512, and in float32. The code seeds torch with 0.
+    At the editor's size, and in float32.
     """
 
     def check(editor: Editor, heading: str, draw: Draw) -> None:
-        side = editor.settings.height
+        monkeypatch.chdir(tmp_path)
         editor.save(tmp_path / "editor")
         export_editor(tmp_path / "editor", tmp_path / "copy", "fp32")
-        pixels = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(tmp_path / "photo.png")
-        section = DOCS.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1]
-        code = section.split("```python\n")[1].split("```")[0]
-        monkeypatch.chdir(tmp_path)
-        exec(compile(code.replace("512", str(side)).replace("bfloat16", "float32"), DOCS, "exec"), {})
+        photo = _photo(editor.settings.height, editor.settings.width)
+        made = _run(_code(heading, editor.settings.height, editor.settings.width))
+        own = _own(Editor.load(tmp_path / "copy").backbone, editor, photo, draw)
+        torch.testing.assert_close(made, own, atol=0.51 / 255, rtol=0)
 
-        torch.manual_seed(0)
-        noises = torch.stack([draw(step) for step in range(editor.settings.steps)])
-        backbone = Editor.load(tmp_path / "copy").backbone
-        text = backbone.encode_text(["make the cat orange"])
-        with torch.no_grad():
-            reference = backbone.encode_image(pixels.permute(2, 0, 1)[None] / 255)
-            x0 = rollout(
-                lambda x, t: backbone.velocity(x, t, text, reference), noises, sampler_levels(editor.levels, 1)
-            )
-            image = backbone.decode_latents(x0)[0].clamp(0, 1)
-        assert image.std() > 0.01
-        torch.testing.assert_close(load_image(tmp_path / "new.png"), image, atol=0.51 / 255, rtol=0)
+    return check
+
+
+@pytest.fixture
+def check_adapter_documented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Editor, Sequence[str], str, Draw], None]:
+    """The same for a random adapter of the editor's backbone alone: the code below "An adapter alone", then the
+    family's. nopair's image is that of the merged export.
+    """
+
+    def check(editor: Editor, targets: Sequence[str], heading: str, draw: Draw) -> None:
+        monkeypatch.chdir(tmp_path)
+        backbone, settings = editor.backbone, editor.settings
+        backbone.save(tmp_path / "base")
+        merged = _adapted(backbone, targets, tmp_path / "runs" / "mine" / "adapter")[0]
+        loading = _code("An adapter alone", settings.height, settings.width)
+        loading = loading.replace("shift=5.0", f"shift={settings.shift}")
+        code, count = LOADING.subn(
+            lambda found: re.sub(r"\bpipe\b", found["name"], loading.replace("ZImagePipeline", found["family"])),
+            _code(heading, settings.height, settings.width),
+        )
+        assert count == 1
+        photo = _photo(settings.height, settings.width)
+        made, own = _run(code), _own(merged, editor, photo, draw)
+        torch.testing.assert_close(made, own, atol=0.6 / 255, rtol=0)
+        assert (own - _own(backbone, editor, photo, draw)).abs().max() > 5 / 255
 
     return check
 
 
 # --- adapters in stock diffusers ----------------------------------------------------------------------------------
+
+
+def _adapted(backbone: Any, targets: Sequence[str], folder: Path) -> tuple[Any, Any, dict[str, Tensor]]:
+    """A random adapter of a backbone, saved alone: the merged export, the teacher, and the adapter's weights."""
+    roles = LoraRoles.of(backbone, rank=3, alpha=5.0, targets=targets, seed=0, ranks=backbone.adapter_ranks)
+    weights = {name: 0.2 * torch.randn(weight.shape) for name, weight in roles.trainable("student").items()}
+    save_adapter(weights, 5.0 / 3, folder)
+    return backbone.with_transformer(roles.export("student", weights)), roles.teacher, weights
 
 
 @pytest.fixture
@@ -207,11 +267,7 @@ def check_adapter(tmp_path: Path) -> Callable[..., Any]:
 
     def check(backbone: Any, pipeline: type[DiffusionPipeline], targets: Sequence[str], channels: int) -> Any:
         backbone.save(tmp_path / "base")
-        roles = LoraRoles.of(backbone, rank=3, alpha=5.0, targets=targets, seed=0, ranks=backbone.adapter_ranks)
-        weights = {name: 0.2 * torch.randn(weight.shape) for name, weight in roles.trainable("student").items()}
-        merged = backbone.with_transformer(roles.export("student", weights))
-        save_adapter(weights, 5.0 / 3, tmp_path / "adapter")
-
+        merged, teacher, weights = _adapted(backbone, targets, tmp_path / "adapter")
         stock: Any = pipeline.from_pretrained(tmp_path / "base")
         stock.load_lora_weights(tmp_path / "adapter")
         loaded = backbone.with_transformer(stock.transformer)
@@ -221,7 +277,7 @@ def check_adapter(tmp_path: Path) -> Callable[..., Any]:
             for given in (None, reference):
                 wanted = merged.velocity(noisy, t, text, given)
                 torch.testing.assert_close(loaded.velocity(noisy, t, text, given), wanted, atol=2e-5, rtol=1e-4)
-                plain = roles.teacher.velocity(noisy, t, text, given)
+                plain = teacher.velocity(noisy, t, text, given)
                 assert (wanted - plain).abs().max() > 0.01
         adapted = {name.rpartition(".lora_")[0] for name in weights}
         found = {name for name, module in stock.transformer.named_modules() if isinstance(module, LoraLayer)}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
+from torch import Tensor
 
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.editor import Editor, Settings
@@ -48,9 +49,27 @@ def test_the_stock_pipeline_with_a_stochastic_scheduler_is_the_rollout(
     assert (images[0] - images[1]).abs().mean() > 0.01
 
 
+SIDES = [(48, 48), (32, 64)]  # height and width in pixels
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
 def test_the_documented_code_edits_as_nopair_does(
-    shared_backbone: ZImageBackbone, check_documented: Callable[..., None]
+    shared_backbone: ZImageBackbone, check_documented: Callable[..., None], sides: tuple[int, int]
 ) -> None:
     """The editor's shift is not the base's."""
-    editor = Editor(shared_backbone, Settings(steps=4, shift=5.0, height=48, width=48, questions="v1"))
-    check_documented(editor, "Z-Image", lambda step: torch.randn(1, 4, 12, 12))
+    check_documented(_editor(shared_backbone, *sides), "Z-Image", _draw(*sides))
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_the_documented_code_edits_with_an_adapter_as_nopair_does(
+    backbone: ZImageBackbone, check_adapter_documented: Callable[..., None], sides: tuple[int, int]
+) -> None:
+    check_adapter_documented(_editor(backbone, *sides), ("to_q", "to_v", "w2"), "Z-Image", _draw(*sides))
+
+
+def _editor(backbone: ZImageBackbone, height: int, width: int) -> Editor:
+    return Editor(backbone, Settings(steps=4, shift=5.0, height=height, width=width, questions="v1"))
+
+
+def _draw(height: int, width: int) -> Callable[[int], Tensor]:
+    return lambda _step: torch.randn(1, 4, height // 4, width // 4)

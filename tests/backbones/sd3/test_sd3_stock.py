@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
 
 from nopair.backbones.adapters import save_adapter
 from nopair.backbones.roles import LoraRoles
@@ -14,15 +15,31 @@ from nopair.backbones.sd3 import StableDiffusion3Backbone
 from nopair.backbones.sd3_reference import REFERENCE_MODULE
 from nopair.editor import Editor, Settings
 
-
-def test_the_documented_code_edits_as_nopair_does(
-    awake: StableDiffusion3Backbone, check_documented: Callable[..., None]
-) -> None:
-    editor = Editor(awake, Settings(steps=4, shift=5.0, height=32, width=32, questions="v1"))
-    check_documented(editor, "Stable Diffusion 3", lambda step: torch.randn(1, 4, 8, 8))
-
-
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "net.0.proj", REFERENCE_MODULE)
+SIDES = [(32, 32), (24, 40)]  # height and width in pixels
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_the_documented_code_edits_as_nopair_does(
+    awake: StableDiffusion3Backbone, check_documented: Callable[..., None], sides: tuple[int, int]
+) -> None:
+    check_documented(_editor(awake, *sides), "Stable Diffusion 3", _draw(*sides))
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_the_documented_code_edits_with_an_adapter_as_nopair_does(
+    backbone: StableDiffusion3Backbone, check_adapter_documented: Callable[..., None], sides: tuple[int, int]
+) -> None:
+    """On a base that nopair has saved."""
+    check_adapter_documented(_editor(backbone, *sides), TARGETS, "Stable Diffusion 3", _draw(*sides))
+
+
+def _editor(backbone: StableDiffusion3Backbone, height: int, width: int) -> Editor:
+    return Editor(backbone, Settings(steps=4, shift=5.0, height=height, width=width, questions="v1"))
+
+
+def _draw(height: int, width: int) -> Callable[[int], Tensor]:
+    return lambda _step: torch.randn(1, 4, height // 4, width // 4)
 
 
 def test_stock_diffusers_loads_an_adapter_onto_a_widened_base_as_the_merged_export(
