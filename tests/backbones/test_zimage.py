@@ -15,7 +15,7 @@ from nopair.errors import ConfigError, ModelError, OutputError
 from nopair.types import Text
 
 PROMPTS = ["a red circle", "", "a much longer prompt, long enough to need more than one block of thirty-two tokens"]
-SIZES = [(16, 16), (12, 20)]  # 12x20 latents make 60 tokens, which the library pads to 64
+SIZES = [(16, 16), (12, 20), (20, 12)]  # 12x20 latents make 60 tokens, which the library pads to 64
 EPSILON = 2e-5
 
 with_and_without_reference = pytest.mark.parametrize("referenced", [False, True], ids=["plain", "reference"])

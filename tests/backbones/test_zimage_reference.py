@@ -16,7 +16,7 @@ from nopair.errors import ModelError, OutputError
 
 AUTHORS = Dialect(reference="frames", thinking=False)
 PROMPTS = ["a red circle", "", "a much longer prompt, long enough to need more than one block of thirty-two tokens"]
-SIZES = [(16, 16), (6, 10)]  # 6x10 latents make 2 x 15 tokens, which the library pads to 32
+SIZES = [(16, 16), (6, 10), (10, 6)]  # 6x10 latents make 2 x 15 tokens, which the library pads to 32
 EPSILON = 2e-5
 
 

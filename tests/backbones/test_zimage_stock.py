@@ -16,7 +16,7 @@ PROMPTS = ["a red circle", "two blue squares on a striped ground, seen from far"
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-@pytest.mark.parametrize("size", [(16, 16), (12, 20)], ids=str)
+@pytest.mark.parametrize("size", [(16, 16), (12, 20), (20, 12)], ids=str)
 def test_the_stock_pipeline_with_a_stochastic_scheduler_is_the_rollout(
     shared_backbone: ZImageBackbone, size: tuple[int, int], steps: int
 ) -> None:

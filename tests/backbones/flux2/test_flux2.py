@@ -25,7 +25,7 @@ from nopair.method.rollout import rollout, sampler_levels
 from nopair.types import Text
 
 PROMPTS = ["a red circle", "", "a much longer prompt, with more words than the others have, seen from far away"]
-SIZES = [(8, 8), (8, 12)]  # of latents; the stock pipeline takes no reference below 64 pixels, which are 8 latents
+SIZES = [(8, 8), (8, 12), (12, 8)]  # of latents; the stock pipeline takes no reference below 8 (64 pixels)
 EPSILON = 2e-5
 
 with_and_without_reference = pytest.mark.parametrize("referenced", [False, True], ids=["plain", "reference"])

@@ -26,7 +26,7 @@ from nopair.types import Text
 Make = Callable[..., QwenImageBackbone]
 
 PROMPTS = ["a red circle", "", "a much longer prompt, with more words than the others have, seen from far away"]
-SIZES = [(8, 8), (6, 10)]  # of latents; the second makes odd numbers of tokens
+SIZES = [(8, 8), (6, 10), (10, 6)]  # of latents; the others make odd numbers of tokens
 EPSILON = 2e-5
 
 three_ways = pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nopair.types import Text
 
 PROMPTS = ["a red circle", "", "a much longer prompt, longer than what both of the small tokenizers take at once"]
 TOKENS = 24 + T5_TOKENS
-SIZES = [(16, 16), (12, 20)]
+SIZES = [(16, 16), (12, 20), (20, 12)]
 EPSILON = 2e-5
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", REFERENCE_MODULE)
 Wake = Callable[[StableDiffusion3Backbone], StableDiffusion3Backbone]
