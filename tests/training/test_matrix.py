@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -177,6 +178,31 @@ def test_photos_of_ones_own_at_another_size(models: Path, tmp_path: Path) -> Non
     assert (settings.height, settings.width) == (64, 96)
     with pytest.raises(ConfigError, match="65x96"):
         compose(recipe(models, "flux2", "smolvlm", tmp_path / "run", data, "data.height=65"))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_base_trains_on_photos_of_two_sizes_and_edits_at_the_first(
+    base: str, models: Path, photos_of_two_sizes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(load_backbone(models / "bases" / base))
+    encode, seen = kind.encode_image, set()
+
+    def recorded(self: Any, pixels: torch.Tensor) -> torch.Tensor:
+        seen.add((phase.name, *pixels.shape[2:]))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(kind, "encode_image", recorded)
+    data = f"data={{source: photos, path: '{photos_of_two_sizes}', height: 64, width: 64, buckets: [[80, 48]]}}"
+    training = compose(recipe(models, base, "smolvlm", tmp_path / "run", *adapters_of(base), data))
+    before = [value.detach().clone() for value in training.roles.trainable("student").values()]
+    for phase in (training.warmup, training.npedit):
+        for step in (0, 3):  # one of each size
+            assert all(isfinite(value) for value in phase.step(step).values())
+    assert seen == {(name, *size) for name in ("warmup", "npedit") for size in ((64, 64), (80, 48))}
+    after = list(training.roles.trainable("student").values())
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    photo = torch.rand(1, 3, 64, 64)
+    assert training.editor().edit(photo, ["add a hat"], [0]).isfinite().all()
 
 
 def after_a_step(run: Recipe) -> tuple[dict[str, float], dict[str, torch.Tensor], int]:

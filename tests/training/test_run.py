@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ZImagePipeline, ZImageTransformer2DModel
-from PIL import Image
 from safetensors.torch import load_file
 
 from nopair.backbones.base import Backbone
 from nopair.config import load_recipe
-from nopair.data.importers import import_dataset
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError, OutputError
 from nopair.training.parallel import ALONE
@@ -120,21 +118,8 @@ def test_an_adapter_is_written_alone_besides_and_stock_diffusers_makes_the_edito
     assert not (run(tmp_path / "full") and (tmp_path / "full" / ADAPTER).exists())
 
 
-def photos(folder: Path) -> Path:
-    """Twelve photos, half of them tall."""
-    folder.mkdir()
-    for number in range(12):
-        pixels = torch.randint(0, 256, (64 + 32 * (number % 2), 64, 3), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
-    words = {"instruction": "add a hat", "caption": "a cat", "edited_caption": "a cat with a hat", "category": "add"}
-    lines = [json.dumps(words | {"file_name": f"{number}.png"}) + "\n" for number in range(12)]
-    (folder / "metadata.jsonl").write_text("".join(lines))
-    import_dataset("photos", folder, folder.parent / "dataset")
-    return folder.parent / "dataset"
-
-
-def test_photos_of_two_sizes_train_from_a_cache(tmp_path: Path) -> None:
-    data = f"source: photos, path: '{photos(tmp_path / 'photos')}', height: 64, width: 64, buckets: [[80, 48]]"
+def test_photos_of_two_sizes_train_from_a_cache(photos_of_two_sizes: Path, tmp_path: Path) -> None:
+    data = f"source: photos, path: '{photos_of_two_sizes}', height: 64, width: 64, buckets: [[80, 48]]"
     changes = ["warmup.batch=4", "npedit.guidance={default: 3.0}", f"data={{{data}, cache: '{tmp_path / 'cache'}'}}"]
     training = compose(load_recipe("demo", [*SHORT, *changes]))
     entries = [load_file(path) for path in tmp_path.rglob("*.safetensors")]
