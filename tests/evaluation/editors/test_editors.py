@@ -81,7 +81,7 @@ def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path
     assert "content policy" in str(problems["1"])
     assert "the server's answer is no image" in str(problems["2"])
     assert load_image(editor.output(items[0], tmp_path / "out"))[2].mean() > 0.9
-    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["0.png", "3.png"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["0.png", "3.png", "usage.jsonl"]
     body = server.asked[0].body
     assert server.asked[0].path == "/v1/images/edits"
     for field in (b'name="num_inference_steps"\r\n\r\n4', b'name="size"\r\n\r\n20x10', b'name="prompt"', b"\x89PNG"):

@@ -268,16 +268,75 @@ def test_two_judges_and_our_editor_with_its_teacher(
 def test_a_dry_run_asks_nothing(
     bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (bench / "theirs" / "add" / "en" / "b.png").unlink()
+    editors = ("nopair:tiny:editor,name=ours", f"outputs:{bench / 'others'}")
     with endpoint_server.serve(say(endpoint_server, {})) as server:
-        evaluate_benchmark(request_of(judge_at(server, input_price="1", output_price="2"), dry_run=True))
+        judge = judge_at(server, input_price="1", output_price="2")
+        evaluate_benchmark(request_of(judge, overrides=editors, dry_run=True))
         assert not server.asked
     shown = " ".join(capsys.readouterr().out.split())
-    assert "others: 1 of 4 edits to make" in shown
-    assert "toy: 16 questions" in shown, "two about each output of each editor, those not made yet included"
+    assert "ours: 4 of 4 edits to make others: 3 of 4 outputs are there" in shown
+    assert "toy: 14 questions" in shown, "two about each output of each editor, those not made yet included"
     assert "at most about" in shown
     assert "USD" in shown
     assert not list((bench / "run").rglob("*.*")), "nothing is begun, so another scorer may be named"
+
+
+def test_costs_of_editors_and_judges_are_told_before_and_kept_after(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans: list[str] = []
+    drawn = (bench / "a.png").read_bytes()
+
+    def script(asked: Any) -> Any:
+        if not asked.number:
+            plans.append(" ".join(capsys.readouterr().out.split()))
+        if asked.path.endswith("/images/edits"):
+            return endpoint_server.Draw(drawn, usage=(50, 200))
+        return endpoint_server.Say('{"score": [5, 5]}') if asked.number < 10 else endpoint_server.Fail(401)
+
+    def of(found: dict[str, Any], who: str) -> tuple[int, ...]:
+        return tuple(found["spending"][who]["usage"][name] for name in ("requests", "input_tokens", "output_tokens"))
+
+    with endpoint_server.serve(script) as server:
+        priced = f"endpoint:{server.url},model={{}},attempts=1,concurrency=1,input_price=1000,output_price=2000"
+        request = request_of(priced.format("toy"), overrides=(priced.format("painter") + ",image_tokens=100",))
+        evaluate_benchmark(dataclasses.replace(request, dry_run=True))
+        assert not server.asked
+        told = " ".join(capsys.readouterr().out.split())
+        with pytest.raises(EndpointError, match=r"judge toy: .*401"):
+            evaluate_benchmark(request)
+        first = read(bench / "run")
+        server.script = lambda asked: endpoint_server.Say('{"score": [5, 5]}', usage=None)
+        evaluate_benchmark(request)
+    assert told == plans[0], "all of the plan before anything is paid"
+    assert re.search(
+        r"painter: 4 of 4 edits to make; about 4 answers, 4\d\d tokens sent, 400 received \(1\.2\d USD\)", told
+    )
+    assert re.search(r"toy: 8 questions, 12 images; at most about .* USD\)", told)
+    assert of(first, "editor painter") == (4, 200, 800)
+    assert first["spending"]["editor painter"]["costs"] == {"USD": pytest.approx(1.8)}
+    assert of(first, "judge toy") == (6, 600, 60), "what was paid before it ended"
+    second = read(bench / "run")
+    assert of(second, "editor painter") == (4, 200, 800), "of all runs into this folder"
+    assert of(second, "judge toy") == (8, 600, 60)
+    assert second["spending"]["judge toy"]["usage"]["uncounted"] == 2
+    page = (bench / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<td>1.80 USD</td>" in page
+    assert "<td>at least 0.72 USD</td>" in page
+
+
+def test_a_key_that_is_not_set_is_told_before_anything_is_paid(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    drawn = endpoint_server.Draw((bench / "a.png").read_bytes())
+    with endpoint_server.serve(lambda asked: drawn) as server:
+        painter = f"endpoint:{server.url},model=painter"
+        request = request_of(judge_at(server, key="JUDGE_KEY"), overrides=(painter,))
+        evaluate_benchmark(dataclasses.replace(request, dry_run=True))
+        with pytest.raises(ConfigError, match="export JUDGE_KEY"):
+            evaluate_benchmark(request)
+        assert not server.asked
 
 
 def test_another_edit_under_an_old_name_is_made_and_marked_anew(
@@ -295,7 +354,7 @@ def test_another_edit_under_an_old_name_is_made_and_marked_anew(
         assert "ours: 2 of 4 edits to make, 2 anew" in capsys.readouterr().out
         assert len(server.asked) == asked
         evaluate_benchmark(request)
-        assert "ours: 2 anew" in capsys.readouterr().out
+        assert "ours: 2 of 4 edits to make, 2 anew" in capsys.readouterr().out
         assert {place for one in server.asked[asked:] for place in _words(one.text)} == {"add b", "style other"}
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nopair.data.images import save_image
+from nopair.endpoints.server import Server
 from nopair.errors import OutputError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.benchmarks.load import load_benchmark
@@ -23,6 +24,7 @@ class Toy:
 
     makes: ClassVar[bool] = True
     name = "toy"
+    server: Server | None = None
     about: Mapping[str, Any] = {"kind": "toy"}
 
     def __init__(self, *fails: str) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
+from nopair.endpoints.server import Server
 from nopair.evaluation.benchmarks.base import Item
 
 Told = Callable[[Item, str | None], None]
@@ -33,6 +34,11 @@ class Contestant(Protocol):
     @property
     def about(self) -> Mapping[str, JsonValue]:
         """See above."""
+        ...
+
+    @property
+    def server(self) -> Server | None:
+        """Where it is and what it costs; None if it runs here."""
         ...
 
     def output(self, item: Item, folder: Path) -> Path:

@@ -19,7 +19,10 @@ from nopair.evaluation.crowd import tell_each
 from nopair.evaluation.editors.base import Told, below
 from nopair.evaluation.scorers.judge import SERVER_OPTIONS, server_of
 from nopair.evaluation.specs import Spec, as_value
+from nopair.evaluation.spending import noted
 
+USAGE: Final = "usage.jsonl"
+"""In the folder of the outputs: what they took."""
 FIELDS: Final = (
     "size",
     "quality",
@@ -71,6 +74,7 @@ class EndpointEditor:
 
     async def _make(self, items: Sequence[Item], folder: Path, told: Told) -> None:
         async with Endpoint(self.server) as endpoint:
+            spending = noted(folder / USAGE, self.server, lambda: endpoint.usage)
 
             async def edit(item: Item) -> None:
                 picture = Picture(encode(load_image(item.source), "PNG"), "image/png")
@@ -78,7 +82,8 @@ class EndpointEditor:
                 _save(edited.content, below(item, folder))
 
             heard = any(folder.rglob("*.png"))
-            await tell_each(items, self.server.concurrency, edit, told, heard=heard)
+            with spending:
+                await tell_each(items, self.server.concurrency, edit, told, heard=heard)
 
 
 def _save(content: bytes, target: Path) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 from pydantic import JsonValue
 
 from nopair.data.files import IMAGE_FORMATS, is_folder
+from nopair.endpoints.server import Server
 from nopair.errors import DataError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors.base import Told, below
@@ -38,6 +39,11 @@ class MadeOutputs:
             raise DataError(f"{root}: no such folder of outputs; check the path")
         about: dict[str, JsonValue] = {"kind": "outputs", "folder": spec.place}
         return cls(spec.options.get("name", root.resolve().name), about, root)
+
+    @property
+    def server(self) -> Server | None:
+        """None is asked."""
+        return None
 
     def output(self, item: Item, folder: Path) -> Path:
         """The file with whichever suffix it has; where there is none, the one that should be there."""

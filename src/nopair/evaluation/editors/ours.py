@@ -13,6 +13,7 @@ from nopair.data.files import make_folder
 from nopair.data.jobs import Job
 from nopair.device import choose_device
 from nopair.editor import Editor, read_settings, run_jobs, usual_dtype
+from nopair.endpoints.server import Server
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
 from nopair.evaluation.editors.base import Told, below, seed_of
@@ -59,6 +60,11 @@ class OurEditor:
             about["dtype"] = next(name for name, known in DTYPES.items() if known == dtype)
         opened = functools.partial(_open, spec.place, place, dtype, steps)
         return cls(spec.options.get("name", own), about, opened, seed, spec.number("batch", 4))
+
+    @property
+    def server(self) -> Server | None:
+        """None is asked."""
+        return None
 
     def output(self, item: Item, folder: Path) -> Path:
         """See `Contestant.output`."""

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from nopair.data.files import is_folder, make_folder
 from nopair.data.images import load_image, save_image, to_pillow
 from nopair.device import choose_device, enough_memory, lacks_memory
+from nopair.endpoints.server import Server
 from nopair.errors import ConfigError, ModelError, NopairError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
@@ -90,6 +91,11 @@ class StockEditor:
         }
         opened = functools.partial(_open, folder, DTYPES[dtype], place, offload=offload)
         return cls(spec.options.get("name", own), about, opened, call, seed)
+
+    @property
+    def server(self) -> Server | None:
+        """None is asked."""
+        return None
 
     def output(self, item: Item, folder: Path) -> Path:
         """See `Contestant.output`."""

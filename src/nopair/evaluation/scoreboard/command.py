@@ -15,19 +15,23 @@ from nopair.errors import ConfigError, EndpointError, OutputError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
 from nopair.evaluation.benchmarks.load import load_benchmark
 from nopair.evaluation.editors.base import Contestant
+from nopair.evaluation.editors.endpoint import USAGE
 from nopair.evaluation.editors.load import load_contestant
 from nopair.evaluation.scoreboard.families import training_judges
 from nopair.evaluation.scoreboard.gallery import FOLDER as GALLERY
 from nopair.evaluation.scoreboard.gallery import Shown, write_gallery
 from nopair.evaluation.scoreboard.means import Sample
-from nopair.evaluation.scoreboard.outputs import Made, make_outputs, waiting
+from nopair.evaluation.scoreboard.outputs import Made, make_outputs
+from nopair.evaluation.scoreboard.places import outputs_of, replies_of
+from nopair.evaluation.scoreboard.plan import planned
 from nopair.evaluation.scoreboard.report import render_report
 from nopair.evaluation.scoreboard.results import RESULTS, Comparison, EditorFacts, JudgeFacts
 from nopair.evaluation.scoreboard.tables import tables
 from nopair.evaluation.scorers.asking import Task
 from nopair.evaluation.scorers.marking import Marked, Marker, ScorerName, markers_of, rubric_facts
-from nopair.evaluation.scorers.store import Store
+from nopair.evaluation.scorers.store import Store, usage_of
 from nopair.evaluation.specs import Spec, parse_spec
+from nopair.evaluation.spending import Spending, spent
 
 RUN: Final = "run.json"
 REPORT: Final = "report.html"
@@ -77,9 +81,13 @@ def evaluate_benchmark(request: Request) -> None:
     scorer = {"name": name, **rubric_facts(name, request.rubric)}
     run = {"benchmark": bench.name, "origin": bench.origin, "scorer": scorer}
     _require_same_run(request.output / RUN, run)
+    for line in planned(bench.items, editors, markers, request.output):
+        console.print(line, markup=False, highlight=False)
     if request.dry_run:
-        _tell_plan(console, bench, editors, markers, request.output)
         return
+    for server in (one.server for one in (*editors, *markers)):
+        if server is not None:
+            server.key()  # one that is not set is told before anything is paid
     write_atomic(request.output / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
     with Progress(console=console, transient=True) as progress:
         made = {e.name: _edited(e, bench, request.output, progress) for e in editors}
@@ -101,21 +109,13 @@ def evaluate_benchmark(request: Request) -> None:
 
 
 def _edited(editor: Contestant, bench: Benchmark, output: Path, progress: Progress) -> Made:
-    folder = _outputs(output, editor.name)
-    stale = waiting(editor, bench.items, folder).stale
-    if stale:
-        progress.console.print(f"{editor.name}: {_anew(len(stale))}", markup=False, highlight=False)
+    folder = outputs_of(output, editor.name)
     bar = progress.add_task(f"{editor.name}: edits", total=len(bench.items))
     return make_outputs(editor, bench.items, folder, _moving(progress, bar))
 
 
-def _anew(count: int) -> str:
-    return f"{count} anew, as the outputs there were made for another instruction or image, or tell nothing of it"
-
-
 def _marked(marker: Marker, tasks: Sequence[Task], output: Path, progress: Progress) -> Marked:
-    store = Store(_replies(output, marker.name))
-    progress.console.print(marker.estimate(tasks, store), markup=False, highlight=False)
+    store = Store(replies_of(output, marker.name))
     bar = progress.add_task(f"{marker.name}: marks", total=None)
     with store:
         marked = marker.mark(tasks, store, lambda done, total: progress.update(bar, completed=done, total=total))
@@ -128,27 +128,9 @@ def _moving(progress: Progress, bar: TaskID) -> Any:
 
 
 def _tasks(editor: Contestant, bench: Benchmark, output: Path) -> list[Task]:
-    folder = _outputs(output, editor.name)
+    folder = outputs_of(output, editor.name)
     made = [Task(editor.name, item, editor.output(item, folder)) for item in bench.items]
     return [task for task in made if task.output.is_file()]
-
-
-def _tell_plan(
-    console: Console, bench: Benchmark, editors: Sequence[Contestant], markers: Sequence[Marker], output: Path
-) -> None:
-    """What would be done, edits that are not made yet included."""
-    tasks = []
-    for editor in editors:
-        folder = _outputs(output, editor.name)
-        left = waiting(editor, bench.items, folder)
-        anew = f", {_anew(len(left.stale))}" if left.stale else ""
-        console.print(
-            f"{editor.name}: {len(left.items)} of {len(bench.items)} edits to make{anew}", markup=False, highlight=False
-        )
-        tasks += [Task(editor.name, i, editor.output(i, folder), i.place in left.stale) for i in bench.items]
-    for marker in markers:
-        store = Store(_replies(output, marker.name))
-        console.print(marker.estimate(tasks, store), markup=False, highlight=False)
 
 
 # Gathering and writing ------------------------------------------------------------------------------------------------
@@ -166,7 +148,7 @@ def _gathered(
     samples, names = {}, {}
     tasks = [task for editor in editors for task in _tasks(editor, bench, request.output)]
     for marker in markers:
-        store = Store(_replies(request.output, marker.name))
+        store = Store(replies_of(request.output, marker.name))
         names[marker.name] = marker.answered_as(tasks, store)
         for editor in editors:
             samples[marker.name, editor.name] = [
@@ -196,8 +178,15 @@ def _gathered(
         editors=tuple(facts),
         samples=samples,
         command=request.command,
+        spending=_spending(request.output, editors, markers),
         ended={who: str(why) for who, why in ended.items() if why is not None},
     )
+
+
+def _spending(output: Path, editors: Sequence[Contestant], markers: Sequence[Marker]) -> dict[str, Spending]:
+    places = {f"editor {editor.name}": outputs_of(output, editor.name) / USAGE for editor in editors}
+    places |= {f"judge {marker.name}": usage_of(replies_of(output, marker.name)) for marker in markers}
+    return {who: found for who, place in places.items() if (found := spent(place)) is not None}
 
 
 def _sample(
@@ -209,7 +198,7 @@ def _sample(
     problems: Mapping[str, str],
     failed: Mapping[str, str],
 ) -> Sample:
-    path = editor.output(item, _outputs(output, editor.name))
+    path = editor.output(item, outputs_of(output, editor.name))
     if path.is_file():
         marks, why = marker.marks(Task(editor.name, item, path), store, failed)
     else:
@@ -218,13 +207,13 @@ def _sample(
 
 
 def _write(found: Comparison, output: Path, editors: Sequence[Contestant], markers: Sequence[Marker]) -> None:
-    stores = {marker.name: Store(_replies(output, marker.name)) for marker in markers}
+    stores = {marker.name: Store(replies_of(output, marker.name)) for marker in markers}
     by_place = {key: {sample.place: sample for sample in rows} for key, rows in found.samples.items()}
     rows = []
     for item in found.benchmark.items:
         shown = []
         for editor in editors:
-            path = editor.output(item, _outputs(output, editor.name))
+            path = editor.output(item, outputs_of(output, editor.name))
             said = tuple(
                 _said(marker, by_place[marker.name, editor.name][item.place], editor, item, path, stores[marker.name])
                 for marker in markers
@@ -248,14 +237,6 @@ def _said(
 
 
 # Places and names -----------------------------------------------------------------------------------------------------
-
-
-def _outputs(output: Path, name: str) -> Path:
-    return output / "outputs" / file_name(name)
-
-
-def _replies(output: Path, name: str) -> Path:
-    return output / "replies" / f"{file_name(name)}.jsonl"
 
 
 def _spec(text: str) -> Spec:

@@ -1,13 +1,14 @@
 """A comparison as one page: the table, each category, differences, agreement, and what to mind."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from nopair.evaluation.charts import HUES, bar_chart
 from nopair.evaluation.page import document
 from nopair.evaluation.scoreboard.results import Comparison, JudgeFacts, Scores
 from nopair.evaluation.scoreboard.tables import grouped, number
+from nopair.evaluation.spending import Spending
 
 _COLOURS: Final = ("#1f6feb", "#e8730c", "#1a8f5a", "#b8326c", "#7a52c7", "#8a6d1b", "#0d8ba1", "#6b7280")
 _STYLE: Final = (
@@ -45,6 +46,8 @@ def render_report(found: Comparison, gallery: str | None) -> str:
     if found.problems():
         rows = [(p["editor"], p["judge"], p["why"], str(p["count"])) for p in found.problems()]
         parts.append(_section("Why marks are missing", _table(("editor", "judge", "why", "edits"), rows)))
+    if found.spending:
+        parts.append(_section("What it took", _spending(found.spending)))
     if found.benchmark.left_out:
         left = [(one.where, one.why) for one in found.benchmark.left_out]
         parts.append(_section("Left out of the benchmark", _table(("where", "why"), left)))
@@ -131,6 +134,21 @@ def _agreement(rows: Sequence[dict[str, Any]]) -> str:
     ]
     heads = ("judges", "measure", "edits", "rank correlation", "correlation", "second − first", "mean distance")
     return _table(heads, cells)
+
+
+def _spending(spending: Mapping[str, Spending]) -> str:
+    rows = [
+        (
+            who,
+            *(str(n) for n in (one.usage.requests, one.usage.input_tokens, one.usage.output_tokens)),
+            str(one.usage.uncounted),
+            one.cost,
+        )
+        for who, one in spending.items()
+    ]
+    heads = ("who", "answers", "tokens sent", "tokens received", "answers without a count of tokens", "cost")
+    words = "<p>All that was asked into this folder so far, answers that could not be used included.</p>"
+    return words + _table(heads, rows)
 
 
 def _section(title: str, content: str) -> str:

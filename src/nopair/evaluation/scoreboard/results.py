@@ -24,6 +24,7 @@ from nopair.evaluation.digests import edit_digest
 from nopair.evaluation.scoreboard.families import families
 from nopair.evaluation.scoreboard.means import Board, Sample, board, common
 from nopair.evaluation.scoreboard.statistics import agreement, compare
+from nopair.evaluation.spending import Spending
 
 SAMPLES: Final = "samples.jsonl"
 RESULTS: Final = "results.json"
@@ -79,7 +80,10 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All that is known after a run. `samples` are by (judge, editor). `ended`: whose server ended early, and why."""
+    """All that is known after a run. `samples` are by (judge, editor).
+
+    `spending`: what servers and judges were asked in this folder so far. `ended`: whose server ended early, and why.
+    """
 
     benchmark: Benchmark
     scorer: Mapping[str, JsonValue]
@@ -89,6 +93,7 @@ class Comparison:
     editors: tuple[EditorFacts, ...]
     samples: Mapping[tuple[str, str], Sequence[Sample]]
     command: str
+    spending: Mapping[str, Spending]
     ended: Mapping[str, str]
 
     @property
@@ -210,6 +215,7 @@ class Comparison:
             "problems": self.problems(),
             "warnings": self.warnings(),
             "ended": dict(self.ended),
+            "spending": {who: asdict(one) for who, one in self.spending.items()},
             "command": self.command,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "nopair": __version__,

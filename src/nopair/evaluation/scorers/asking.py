@@ -24,7 +24,8 @@ from nopair.evaluation.scorers.judge import Asked, ScoringJudge
 from nopair.evaluation.scorers.reply import Unreadable, read_scores
 from nopair.evaluation.scorers.rubric import Rubric, Template
 from nopair.evaluation.scorers.rules import Marks, Rule
-from nopair.evaluation.scorers.store import Record, Store
+from nopair.evaluation.scorers.store import Record, Store, usage_of
+from nopair.evaluation.spending import noted
 
 SYSTEM: Final = "You judge edited images."
 _QUOTED: Final = 200
@@ -172,7 +173,8 @@ async def ask_all(
 
         at_once = 1 if server is None else server.concurrency
         try:
-            await tell_each(questions, at_once, ask, tell, heard=bool(store.records))
+            with noted(usage_of(store.path), server, lambda: asked.usage):
+                await tell_each(questions, at_once, ask, tell, heard=bool(store.records))
         except EndpointError as error:
             ended = error
             unanswered = [question.key for question in questions if question.key not in store.records]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol, final, runtime_checkable
 
 from nopair.device import choose_device
+from nopair.endpoints.server import Server
 from nopair.errors import ConfigError, EndpointError
 from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
 from nopair.evaluation.scorers.judge import load_scoring_judge
@@ -34,6 +35,7 @@ class Marker(Protocol):
     """Who marks outputs. `measures` are the names of its marks, the most important last, none above `high`.
 
     `model` is the judge's own name; "" if it is none. `temperature`: at which it answers; None if its server decides.
+    `server`: where it is and what it costs; None if it runs here.
     """
 
     @property
@@ -44,6 +46,8 @@ class Marker(Protocol):
     def model(self) -> str: ...
     @property
     def temperature(self) -> float | None: ...
+    @property
+    def server(self) -> Server | None: ...
     @property
     def measures(self) -> tuple[str, ...]: ...
     @property
@@ -96,6 +100,11 @@ class JudgeMarker:
     def temperature(self) -> float | None:
         """The judge's."""
         return self.scorer.judge.temperature
+
+    @property
+    def server(self) -> Server | None:
+        """The judge's."""
+        return self.scorer.judge.server
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from nopair.data.files import is_folder
 from nopair.data.images import load_image, to_pillow
 from nopair.device import enough_memory
+from nopair.endpoints.server import Server
 from nopair.errors import ImageError, ModelError
 from nopair.evaluation.digests import file_digest, folder_digest
 from nopair.evaluation.scorers.asking import Task, record_of
@@ -181,6 +182,7 @@ class FeatureMarker:
     name: str = "features"
     model: str = ""
     temperature: float | None = 0.0
+    server: Server | None = None
     high: float = 1.0
 
     @property

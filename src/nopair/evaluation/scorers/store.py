@@ -98,3 +98,8 @@ class Store:
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk space") from error
         self.records[record.key] = record
+
+
+def usage_of(path: Path) -> Path:
+    """Where it is noted what the answers in a store's file took."""
+    return path.with_suffix(".usage")
