@@ -79,6 +79,26 @@ def test_a_copy_is_alike_and_noise_is_not(
     assert all(row["CLIP-T"] is None for row in marks.values()), "no caption, no likeness to it"
 
 
+def test_a_target_a_copy_and_noise_get_the_order_that_they_must(
+    scorer: SimilarityScorer, make_task: Callable[..., Task], tmp_path: Path
+) -> None:
+    """Photos of a blue subject, an image before that is red: the target shows the subject, a copy does not."""
+    red, blue = (torch.tensor(colour).view(3, 1, 1).expand(3, 40, 40) for colour in ([1.0, 0, 0], [0, 0, 1.0]))
+    photos = []
+    for name in ("one", "two"):
+        photos.append(tmp_path / f"{name}.png")
+        save_image((blue + 0.1 * torch.rand(3, 40, 40)).clamp(0, 1), photos[-1])
+    shown = {"target": blue, "half": (red + blue) / 2, "copy": red, "noise": torch.rand(3, 40, 40)}
+    tasks = [make_task(name, image) for name, image in shown.items()]
+    tasks = [replace(task, item=replace(task.item, subject_images=tuple(photos))) for task in tasks]
+    with Store(tmp_path / "marks.jsonl") as store:
+        assert scorer.score(tasks, store, lambda done: None) == {}
+    marks = {task.item.place: scorer.marks(task, store, {})[0] for task in tasks}
+    for name in ("DINO", "CLIP-I"):
+        assert marks["target"][name] > marks["half"][name] > marks["copy"][name]
+        assert marks["target"][name] > marks["noise"][name]
+
+
 def test_the_mean_goes_over_all_photos_and_words_matter(
     scorer: SimilarityScorer, make_task: Callable[..., Task], tmp_path: Path
 ) -> None:

@@ -173,6 +173,7 @@ def _gathered(
         benchmark=bench,
         scorer=scorer,
         measures=markers[0].measures,
+        leading=markers[0].leading,
         high=markers[0].high,
         judges=tuple(JudgeFacts(m.name, m.version, names[m.name], m.model, m.temperature) for m in markers),
         editors=tuple(facts),

@@ -7,7 +7,7 @@ from typing import Any, Final
 from nopair.evaluation.charts import HUES, bar_chart
 from nopair.evaluation.page import document
 from nopair.evaluation.scoreboard.results import Comparison, JudgeFacts, Scores
-from nopair.evaluation.scoreboard.tables import grouped, number
+from nopair.evaluation.scoreboard.tables import counted, grouped, number
 from nopair.evaluation.spending import Spending
 
 _COLOURS: Final = ("#1f6feb", "#e8730c", "#1a8f5a", "#b8326c", "#7a52c7", "#8a6d1b", "#0d8ba1", "#6b7280")
@@ -37,7 +37,7 @@ def render_report(found: Comparison, gallery: str | None) -> str:
         parts.append(f'<p><a href="{_text(gallery)}">All edits side by side</a></p>')
     parts.append(_section("Scores", "".join(_scores(found, name, rows) for name, rows in groups.items())))
     whole = {name: rows for name, rows in groups.items() if rows[0].subset == "all"}
-    parts.append(_section("By category", "".join(_chart(found, name, rows) for name, rows in whole.items())))
+    parts.append(_section("By category", "".join(_charts(found, whole))))
     parts.append(_section("Every measure by category", "".join(_details(found, *each) for each in whole.items())))
     if found.differences:
         parts.append(_section("Differences between editors", _differences(found.differences)))
@@ -68,16 +68,19 @@ def _scores(found: Comparison, title: str, rows: Sequence[Scores]) -> str:
         (
             row.editor,
             *(number(row.board.total[measure]) for measure in found.measures),
-            str(row.board.total[found.measures[-1]].count),
-            str(row.board.total[found.measures[-1]].missing),
+            counted(row, found.leading, "count"),
+            counted(row, found.leading, "missing"),
         )
         for row in rows
     ]
     return _table(("editor", *found.measures, "edits", "missing"), cells, title)
 
 
-def _chart(found: Comparison, title: str, rows: Sequence[Scores]) -> str:
-    measure = found.measures[-1]
+def _charts(found: Comparison, whole: Mapping[str, Sequence[Scores]]) -> Iterable[str]:
+    return (_chart(found, measure, title, rows) for title, rows in whole.items() for measure in found.leading)
+
+
+def _chart(found: Comparison, measure: str, title: str, rows: Sequence[Scores]) -> str:
     groups = {
         category: {row.editor: row.board.categories[category][measure].value for row in rows}
         for category in rows[0].board.categories

@@ -82,12 +82,14 @@ class Scores:
 class Comparison:
     """All that is known after a run. `samples` are by (judge, editor).
 
+    `leading`: of `measures`, those that charts and counts are of.
     `spending`: what servers and judges were asked in this folder so far. `ended`: whose server ended early, and why.
     """
 
     benchmark: Benchmark
     scorer: Mapping[str, JsonValue]
     measures: tuple[str, ...]
+    leading: tuple[str, ...]
     high: float
     judges: tuple[JudgeFacts, ...]
     editors: tuple[EditorFacts, ...]
@@ -187,10 +189,10 @@ class Comparison:
             missing = sum(any(row.marks.get(measure) is None for measure in self.measures) for row in rows)
             if missing > FEW * len(rows):
                 said.append(f"{name} by {judge}: {missing} of {len(rows)} edits lack a mark, and count nowhere")
-        for scores in self.scores():
-            if scores.subset == "all" and scores.board.empty[self.measures[-1]]:
-                empty = ", ".join(scores.board.empty[self.measures[-1]])
-                said.append(f"{scores.editor} by {scores.judge}: no marks at all in {empty}; the mean goes without")
+        for scores, measure in itertools.product(self.scores(), self.leading):
+            if scores.subset == "all" and scores.board.empty[measure]:
+                empty = ", ".join(scores.board.empty[measure])
+                said.append(f"{scores.editor} by {scores.judge}: no {measure} at all in {empty}; the mean goes without")
         return list(dict.fromkeys(said))
 
     def json(self) -> dict[str, Any]:

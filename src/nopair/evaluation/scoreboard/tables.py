@@ -1,6 +1,8 @@
 """A comparison as tables for a terminal. What is missing is shown as "-"."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from rich.table import Table
 
@@ -29,25 +31,32 @@ def number(mean: Mean) -> str:
     return "-" if mean.value is None else f"{mean.value:.2f}"
 
 
+def counted(row: Scores, measures: Sequence[str], part: Literal["count", "missing"]) -> str:
+    """Of how many edits the means are, or how many have none; by measure where that differs."""
+    counts = {measure: getattr(row.board.total[measure], part) for measure in measures}
+    if len(set(counts.values())) == 1:
+        return str(next(iter(counts.values())))
+    return ", ".join(f"{measure} {count}" for measure, count in counts.items())
+
+
 def tables(found: Comparison) -> Iterator[Table]:
-    """The table that papers have, then each category's most important measure."""
+    """The table that papers have, then the leading measures by category."""
     groups = grouped(found.scores())
     for title, rows in groups.items():
         drawn = Table(title=f"{found.benchmark.name} · {title}")
         for column in ("editor", *found.measures, "edits", "missing"):
             drawn.add_column(column, justify="left" if column == "editor" else "right")
         for row in rows:
-            last = row.board.total[found.measures[-1]]
             values = (number(row.board.total[measure]) for measure in found.measures)
-            drawn.add_row(row.editor, *values, str(last.count), str(last.missing))
+            counts = (counted(row, found.leading, part) for part in ("count", "missing"))
+            drawn.add_row(row.editor, *values, *counts)
         yield drawn
-    for title, rows in groups.items():
-        if rows[0].subset != "all":
-            continue
-        drawn = Table(title=f"{found.measures[-1]} by category · {title}")
+    whole = [(title, rows) for title, rows in groups.items() if rows[0].subset == "all"]
+    for (title, rows), measure in itertools.product(whole, found.leading):
+        drawn = Table(title=f"{measure} by category · {title}")
         drawn.add_column("category")
         for row in rows:
             drawn.add_column(row.editor, justify="right")
         for category in rows[0].board.categories:
-            drawn.add_row(category, *(number(row.board.categories[category][found.measures[-1]]) for row in rows))
+            drawn.add_row(category, *(number(row.board.categories[category][measure]) for row in rows))
         yield drawn

@@ -32,7 +32,8 @@ class Marked:
 
 @runtime_checkable
 class Marker(Protocol):
-    """Who marks outputs. `measures` are the names of its marks, the most important last, none above `high`.
+    """Who marks outputs. `measures` are the names of its marks, none above `high`. `leading` are those that sum up the
+    others, or all where none does: charts and counts are of them.
 
     `model` is the judge's own name; "" if it is none. `temperature`: at which it answers; None if its server decides.
     `server`: where it is and what it costs; None if it runs here.
@@ -50,6 +51,8 @@ class Marker(Protocol):
     def server(self) -> Server | None: ...
     @property
     def measures(self) -> tuple[str, ...]: ...
+    @property
+    def leading(self) -> tuple[str, ...]: ...
     @property
     def high(self) -> float: ...
 
@@ -110,6 +113,11 @@ class JudgeMarker:
     def measures(self) -> tuple[str, ...]:
         """The rule's."""
         return self.scorer.rule.measures
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The most important of the rule's."""
+        return self.measures[-1:]
 
     @property
     def high(self) -> float:

@@ -195,6 +195,11 @@ class FeatureMarker:
         """The scorer's."""
         return self.scorer.names
 
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """All: none sums up the others."""
+        return self.measures
+
     def estimate(self, tasks: Sequence[Task], store: Store) -> str:
         """See `Marker.estimate`."""
         return f"{self.name}: {len(tasks)} outputs to compare, here"
