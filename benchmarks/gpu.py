@@ -166,6 +166,7 @@ def measure(recipe: Recipe, device: torch.device, steps: int) -> Measured:
     """One step to get warm, `steps` that are timed, one by part, and two edits, of which the second is timed."""
     clock = Clock(device)
     phase, sampler = put_together(recipe, clock)
+    phase.begin()
     with told(clock):
         phase.step(0)
         if device.type == "cuda":

@@ -19,6 +19,7 @@ def main() -> None:
     batches = [f"warmup.batch={count}", f"sft.batch={count}", f"grpo.batch={count // 8}", f"npedit.batch={count}"]
     recipe = load_recipe("study", ["sft.steps=1", "grpo.steps=1", "grpo.group=8", *batches])
     for phase in compose(recipe).phases:
+        phase.begin()
         with FlopCounterMode(display=False) as counter:
             phase.step(0)
         times = []
@@ -26,6 +27,7 @@ def main() -> None:
             began = time.process_time()
             phase.step(step)
             times.append(time.process_time() - began)
+        phase.end()
         print(f"{phase.name:7} {counter.get_total_flops() / 1e9:8.1f} GFLOP {sorted(times)[len(times) // 2]:6.2f} s")
 
 

@@ -101,9 +101,13 @@ def measure(folder: Path, variant: str, batch: int) -> dict[str, float]:
     from nopair.planning.ledger import ATTENTION
     from nopair.training.run import compose
 
-    compose(load_recipe("demo", ["threads=1", "npedit.batch=1"])).npedit.step(0)  # the libraries' own memory
+    first = compose(load_recipe("demo", ["threads=1", "npedit.batch=1"])).npedit
+    first.begin()
+    first.step(0)  # the libraries' own memory
+    del first
     before = resident()
     training = compose(load_recipe("demo", overrides(folder, variant, batch)))
+    training.npedit.begin()
     require_taken(training.npedit.step(0))
     watch = Watch()
     watch.start()

@@ -60,6 +60,7 @@ def test_what_the_fake_score_sees_afresh_is_there_too(tmp_path: Path) -> None:
     """Its records follow those of the student's steps (`nopair.training.generated.Fresh`)."""
     fresh = ["data.cache=" + str(tmp_path / "cache"), "npedit.fake_samples=fresh", "npedit.fake_steps=2"]
     training = compose(load_recipe("demo", [*SHORT, *fresh]))
+    training.npedit.begin()
     for step in range(2):
         training.npedit.step(step)
 
@@ -73,7 +74,9 @@ def test_what_the_fake_score_sees_afresh_is_there_too(tmp_path: Path) -> None:
 )
 def test_what_stands_for_an_edited_place_is_there_too(tmp_path: Path, shown: tuple[str, ...]) -> None:
     recipe = load_recipe("demo", [*SHORT, "data.cache=" + str(tmp_path / "cache"), *shown])
-    compose(recipe).npedit.step(0)
+    phase = compose(recipe).npedit
+    phase.begin()
+    phase.step(0)
 
 
 def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

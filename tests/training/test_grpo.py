@@ -28,7 +28,7 @@ def make(sibling: Callable[[str], ModuleType]) -> Make:
     def phase(*overrides: str) -> tuple[Parts, GrpoPhase]:
         settings = ("grpo.steps=3", "grpo.batch=2", "grpo.group=4", "grpo.lr=1e-3")
         parts = toy.make_parts(toy.make_recipe(*settings, *overrides))
-        return parts, GrpoPhase(parts)
+        return parts, toy.begun(GrpoPhase(parts))
 
     return phase
 
@@ -104,6 +104,7 @@ def test_it_gets_more_reward(make: Make) -> None:
     parts, _ = make("grpo.steps=16", "grpo.batch=1", "grpo.lr=3e-3", "grpo.group=12", "grpo.kl_weight=0.0")
     lenient = ScriptedJudge((1.0, 0.0, 0.0), sharpness=3.0)  # a strict one tells all that a beginner makes apart from 0
     phase = GrpoPhase(dataclasses.replace(parts, judge=lenient))
+    phase.begin()
     rewards = [phase.step(index)["reward"] for index in range(16)]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.04
 

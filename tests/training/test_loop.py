@@ -226,13 +226,15 @@ def test_a_phase_that_is_resumed_has_a_step_left_or_was_at_its_end(toy: ModuleTy
             go(toy, tmp_path, "latest", f"warmup.steps={steps}")
 
 
-def test_a_phase_begins_once_and_never_when_it_is_loaded(toy: ModuleType, tmp_path: Path) -> None:
+def test_a_phase_begins_once_and_never_when_it_is_loaded_and_ends_before_the_next(
+    toy: ModuleType, tmp_path: Path
+) -> None:
     calls: list[str] = []
 
     def phases() -> tuple[Any, Any]:
         pair = toy.toy_phases(toy.toy_recipe())
         for phase in pair:
-            for method in ("begin", "load_state"):
+            for method in ("begin", "load_state", "end"):
                 _note(phase, method, calls)
         return pair
 
@@ -240,7 +242,7 @@ def test_a_phase_begins_once_and_never_when_it_is_loaded(toy: ModuleType, tmp_pa
         run_phases(phases(), recipe=toy.toy_recipe(), directory=tmp_path, resume=resume, console=Console(quiet=True))
 
     run(None)
-    assert calls == ["warmup begin", "npedit begin"]
+    assert calls == ["warmup begin", "warmup end", "npedit begin"]
     calls.clear()
     (tmp_path / "checkpoints" / "checkpoint-12").rename(tmp_path / "last")
     run("latest")

@@ -62,6 +62,13 @@ def recipe(models: Path, base: str, judge: str, output: Path, *overrides: str) -
     return load_recipe("demo", [*SHORT, *paths, *overrides])
 
 
+def step(recipe: Recipe) -> dict[str, float]:
+    """The first step without pairs."""
+    phase = compose(recipe).npedit
+    phase.begin()
+    return phase.step(0)
+
+
 def adapters_of(base: str) -> list[str]:
     return [*LORA, *ADAPTERS.get(base, ["base.lora.targets=[to_q, to_v]"])]
 
@@ -102,11 +109,11 @@ def test_judges_together_and_one_that_only_watches(models: Path, tmp_path: Path)
     watched = recipe(
         models, "zimage", two[0], tmp_path / "run", *ensemble, f"bystander.path='{models / 'judges' / 'qwen3_vl'}'"
     )
-    first = compose(watched).npedit.step(0)
+    first = step(watched)
     assert {"judge_edit", "bystander_edit"} <= first.keys()
-    alone = compose(watched.model_copy(update={"bystander": None})).npedit.step(0)
+    alone = step(watched.model_copy(update={"bystander": None}))
     assert alone == {name: value for name, value in first.items() if not name.startswith("bystander")}
-    single = compose(watched.model_copy(update={"bystander": None, "ensemble": ()})).npedit.step(0)
+    single = step(watched.model_copy(update={"bystander": None, "ensemble": ()}))
     assert single["judge"] != alone["judge"]
 
 
@@ -124,6 +131,7 @@ def test_judges_that_are_offloaded_teach_the_same(models: Path, tmp_path: Path) 
             f"bystander={{path: {others['qwen3_vl']}, offload: {offload}}}",
         )
         phase = compose(run).npedit
+        phase.begin()
         steps.append([phase.step(index) for index in range(2)])
     assert steps[0] == steps[1]
 
@@ -144,10 +152,11 @@ def test_every_family_keeps_to_its_device(far: ModuleType, models: Path, tmp_pat
     """A step as on the CPU, on a device that refuses to be mixed with it; then its state, and an edit."""
     cache = [path_override("data.cache", tmp_path / "cache")] if judge == JUDGES[-1] else []
     run = recipe(models, base, judge, tmp_path, "npedit.batch=1", "npedit.fake_steps=1", "sampling.steps=1", *cache)
-    expected = compose(run).npedit.step(0)
+    expected = step(run)
     with far.far_device() as device:
         training = compose(run, device)
         phase = training.npedit
+        phase.begin()
         assert phase.step(0) == pytest.approx(expected, rel=1e-3, abs=1e-4)
         phase.load_state(phase.state())
         photos = torch.rand(1, 3, 64, 64)
@@ -216,6 +225,7 @@ def after_a_step(run: Recipe) -> tuple[dict[str, float], dict[str, torch.Tensor]
 
     training = compose(run)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        training.npedit.begin()
         metrics = training.npedit.step(0)
     return metrics, {name: value.detach() for name, value in training.roles.trainable("student").items()}, kept
 
@@ -361,5 +371,6 @@ def test_what_was_encoded_before_trains_the_same_student(base: str, models: Path
     assert sorted((tmp_path / "cache").rglob("*.safetensors")) == entries  # nothing is made again
     for entry in entries:
         entry.write_bytes(b"cut")
+    training.npedit.begin()
     with pytest.raises(DataError, match=r"damaged .*; delete it"):
         training.npedit.step(0)

@@ -6,6 +6,7 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from nopair.training.keeping import CONTEXTS, KEPT
 from nopair.training.lessons import LESSONS
 from nopair.training.loop import run_phases
 from nopair.training.parts import Draws, Parts, Piece
+from nopair.training.phase import Phase
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
 from nopair.types import EditBatch, Text, Velocity
@@ -54,13 +56,21 @@ def make_parts(recipe: Recipe) -> Parts:
     return Parts(recipe, roles, judge, None, source, 3.0, schedule, sampler)
 
 
+Begun = TypeVar("Begun", bound=Phase)
+
+
+def begun(phase: Begun) -> Begun:
+    phase.begin()
+    return phase
+
+
 def weights(phase: EditPhase | WarmupPhase, parts: Parts) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in parts.roles.trainable("student").items()}
 
 
 def test_warmup_lowers_the_loss_and_hands_over_the_average() -> None:
     parts = make_parts(make_recipe("warmup.steps=30", "warmup.lr=1e-2", "warmup.lr_warmup_steps=0"))
-    phase = WarmupPhase(parts)
+    phase = begun(WarmupPhase(parts))
     losses = [phase.step(index)["loss"] for index in range(30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     average = phase.state()["ema"]["average"]
@@ -93,7 +103,7 @@ def test_a_lesson_is_the_reference_under_its_caption_or_the_teachers_estimate_un
 
 
 def test_warmup_learns_what_the_recipe_says() -> None:
-    losses = [WarmupPhase(make_parts(make_recipe(f"warmup.target={name}"))).step(0)["loss"] for name in LESSONS]
+    losses = [begun(WarmupPhase(make_parts(make_recipe(f"warmup.target={name}")))).step(0)["loss"] for name in LESSONS]
     assert losses[0] != losses[1]
     nothing = ("data.nothing_share=1.0", "data.categories=[nothing]", "warmup.target=estimate")
     lesson = LESSONS["estimate"](make_parts(make_recipe(*nothing)), range(4))
@@ -103,9 +113,9 @@ def test_warmup_learns_what_the_recipe_says() -> None:
 def test_only_the_student_and_the_fake_score_are_trained() -> None:
     parts = make_parts(make_recipe())
     before = {name: value.clone() for name, value in parts.roles.teacher.transformer.state_dict().items()}
-    student, fake = weights(EditPhase(parts), parts), parts.roles.trainable("fake")
+    student, fake = weights(begun(EditPhase(parts)), parts), parts.roles.trainable("fake")
     fake_before = {name: value.detach().clone() for name, value in fake.items()}
-    phase = EditPhase(parts)
+    phase = begun(EditPhase(parts))
     phase.step(0)
     assert any(not torch.equal(student[name], value) for name, value in parts.roles.trainable("student").items())
     assert any(not torch.equal(fake_before[name], value) for name, value in fake.items())
@@ -114,7 +124,7 @@ def test_only_the_student_and_the_fake_score_are_trained() -> None:
 
 def test_refused_steps_of_the_fake_score_are_counted() -> None:
     parts = make_parts(make_recipe("npedit.fake_steps=2"))
-    phase = EditPhase(parts)
+    phase = begun(EditPhase(parts))
     found = [phase.step(0)]
     spoilt = next(iter(parts.roles.trainable("fake").values())).register_hook(lambda gradient: gradient * math.nan)
     found.append(phase.step(1))
@@ -129,7 +139,7 @@ def test_accumulated_pieces_give_the_gradient_of_the_whole_batch() -> None:
     results = []
     for pieces in (1, 2, 4):
         parts = make_parts(make_recipe(f"npedit.accumulate={pieces}", "npedit.fake_steps=1", "npedit.betas=[0.9,0.95]"))
-        phase = EditPhase(parts)
+        phase = begun(EditPhase(parts))
         metrics = phase.step(0)
         results.append((metrics["total"], metrics["grad_norm"]))
     for total, norm in results[1:]:
@@ -164,7 +174,7 @@ def test_adamw8bit_is_given_what_adamw_is() -> None:
         parts = make_parts(
             make_recipe(f"npedit.optimiser={optimiser}", "npedit.betas=[0.5,0.7]", "npedit.weight_decay=0.3")
         )
-        phase = EditPhase(parts)
+        phase = begun(EditPhase(parts))
         for index in range(2):  # a first step does not depend on the decay rates
             phase.step(index)
         found[optimiser] = weights(phase, parts)
@@ -230,7 +240,7 @@ def test_training_goes_on_only_under_the_same_questions(tmp_path: Path, monkeypa
 
 
 def test_a_checkpoint_that_does_not_tell_its_questions_is_taken_as_it_is() -> None:
-    phase = EditPhase(make_parts(make_recipe()))
+    phase = begun(EditPhase(make_parts(make_recipe())))
     state = phase.state()
     assert state.pop("questions") == VERSION
     phase.load_state(state)
@@ -238,7 +248,7 @@ def test_a_checkpoint_that_does_not_tell_its_questions_is_taken_as_it_is() -> No
 
 def test_do_nothing_samples_are_asked_for_identity_only() -> None:
     recipe = make_recipe("data.nothing_share=1.0", "data.categories=[nothing]", "npedit.reference_weight=1.0")
-    metrics = EditPhase(make_parts(recipe)).step(0)
+    metrics = begun(EditPhase(make_parts(recipe))).step(0)
     assert "judge_edit" not in metrics
     assert "judge_identity" in metrics
     assert metrics["reference"] > 0
@@ -250,7 +260,7 @@ def test_guidance_away_from_the_references_caption_has_nothing_to_say_where_noth
     def distance(negative: str, scale: float) -> float:
         data = ("data.nothing_share=1.0", "data.categories=[nothing]")
         guidance = (f"npedit.negative_prompt={negative}", f"npedit.guidance={{default: {scale}}}")
-        return EditPhase(make_parts(make_recipe(*data, *guidance))).step(0)["dmd"]
+        return begun(EditPhase(make_parts(make_recipe(*data, *guidance)))).step(0)["dmd"]
 
     assert distance("null", 1.0) == pytest.approx(distance("null", 7.0), rel=1e-5)
     assert distance("''", 1.0) != pytest.approx(distance("''", 7.0), rel=1e-2)
@@ -259,7 +269,7 @@ def test_guidance_away_from_the_references_caption_has_nothing_to_say_where_noth
 def test_the_judge_moves_the_student_towards_its_answer() -> None:
     only_judge = ("npedit.dmd_weight=0.0", "npedit.judge_weight=1.0", "npedit.temperature_start=1.0")
     recipe = make_recipe("npedit.steps=60", "npedit.lr=1e-2", *only_judge)
-    phase = EditPhase(make_parts(recipe))
+    phase = begun(EditPhase(make_parts(recipe)))
     losses = [phase.step(index)["judge"] for index in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])
 
@@ -278,7 +288,7 @@ def test_a_sample_is_made_in_as_many_calls_as_the_recipe_says(
         return velocity(self, noisy, t, text, reference)
 
     monkeypatch.setattr(ToyBackbone, "velocity", counted)
-    EditPhase(parts).step(0)
+    begun(EditPhase(parts)).step(0)
     assert len(seen) == calls
     assert seen[0] == [1.0] * 4
     if unroll == "full":
@@ -308,13 +318,13 @@ def test_the_fake_score_learns_from_the_steps_samples_or_from_new_ones_each_time
 
     monkeypatch.setattr(WorldSource, "batch", noted)
     monkeypatch.setattr(ToyBackbone, "velocity", counted)
-    EditPhase(parts).step(2)
+    begun(EditPhase(parts)).step(2)
     assert asked == records
     assert made == [True, True] + [False, False] * (len(records) - 1)
 
 
 def test_without_identity_questions_only_the_edit_is_asked_for() -> None:
-    metrics = EditPhase(make_parts(make_recipe("npedit.questions=[edit]"))).step(0)
+    metrics = begun(EditPhase(make_parts(make_recipe("npedit.questions=[edit]")))).step(0)
     assert "judge_edit" in metrics
     assert "judge_identity" not in metrics
 
@@ -323,7 +333,7 @@ def test_a_batch_with_nothing_to_learn_from_is_a_step_that_changes_nothing() -> 
     """Only the edit is asked for, and nothing but the judge teaches; yet no record has an edit."""
     alone = ("npedit.questions=[edit]", "npedit.dmd_weight=0.0", "npedit.reference_weight=0.0")
     parts = make_parts(make_recipe("data.nothing_share=1.0", "data.categories=[nothing]", *alone))
-    phase = EditPhase(parts)
+    phase = begun(EditPhase(parts))
     before = weights(phase, parts)
     metrics = phase.step(0)
     assert (metrics["total"], metrics["grad_norm"], metrics["skipped"]) == (0, 0, 0)
@@ -332,7 +342,8 @@ def test_a_batch_with_nothing_to_learn_from_is_a_step_that_changes_nothing() -> 
 
 def test_preservation_on_top_adds_its_distance_to_the_total() -> None:
     plain, held = (
-        EditPhase(make_parts(make_recipe(f"npedit.preservation_weight={weight}"))).step(0) for weight in (0.0, 2.0)
+        begun(EditPhase(make_parts(make_recipe(f"npedit.preservation_weight={weight}")))).step(0)
+        for weight in (0.0, 2.0)
     )
     assert plain["preservation"] == held["preservation"] > 0
     assert held["total"] - plain["total"] == pytest.approx(2 * plain["preservation"], rel=1e-4)
@@ -355,7 +366,7 @@ def test_preserving_the_unedited_asks_the_teacher_under_both_captions_and_holds_
     for preserve in ("everywhere", "unedited"):
         asked.clear()
         parts = make_parts(make_recipe(*setting, f"npedit.preserve={preserve}"))
-        metrics[preserve] = EditPhase(parts).step(0)
+        metrics[preserve] = begun(EditPhase(parts)).step(0)
         counts[preserve] = len(asked)
     batch = parts.source.batch(range(4))
     at_reference = [features for t, features in asked if t == 0.625]
@@ -368,9 +379,9 @@ def test_preserving_the_unedited_asks_the_teacher_under_both_captions_and_holds_
 
 def test_where_to_preserve_is_not_asked_if_it_has_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nopair.training.keeping.first_sight", lambda *_: pytest.fail("asked the teacher"))
-    EditPhase(make_parts(make_recipe("npedit.preservation_weight=0.0", "npedit.preserve=unedited"))).step(0)
+    begun(EditPhase(make_parts(make_recipe("npedit.preservation_weight=0.0", "npedit.preserve=unedited")))).step(0)
     with pytest.raises(pytest.fail.Exception, match="asked the teacher"):
-        EditPhase(make_parts(make_recipe("npedit.preservation_weight=1.0", "npedit.preserve=unedited"))).step(0)
+        begun(EditPhase(make_parts(make_recipe("npedit.preservation_weight=1.0", "npedit.preserve=unedited")))).step(0)
 
 
 @pytest.mark.parametrize("fake_samples", ["reused", "fresh"])
@@ -395,7 +406,7 @@ def test_teacher_and_fake_score_see_what_stays_of_the_reference_and_the_student_
 
     monkeypatch.setattr(ToyBackbone, "velocity", noted)
     monkeypatch.setattr("nopair.training.keeping.first_sight", half)
-    EditPhase(parts).step(0)
+    begun(EditPhase(parts)).step(0)
     teacher = parts.roles.teacher
     pixels = parts.source.batch(range(4)).reference
     whole, grey = teacher.encode_image(pixels), teacher.encode_image(torch.full_like(pixels, 0.5))
@@ -429,11 +440,11 @@ def test_the_teacher_redraws_the_samples_around_what_stays_if_that_has_a_weight(
 
     monkeypatch.setattr(ToyBackbone, "velocity", noted)
     monkeypatch.setattr("nopair.training.keeping.first_sight", lambda y, *_: (torch.zeros_like(y[:, :1]), y))
-    without = EditPhase(make_parts(make_recipe(*setting, "npedit.redraw_steps=2"))).step(0)
+    without = begun(EditPhase(make_parts(make_recipe(*setting, "npedit.redraw_steps=2")))).step(0)
     assert asked == []
     assert without["redraw"] == 0
     parts = make_parts(make_recipe(*setting, "npedit.redraw_steps=2", "npedit.redraw_weight=3.0"))
-    found = EditPhase(parts).step(0)
+    found = begun(EditPhase(parts)).step(0)
     assert [t for t, _ in asked] == [0.4375, 0.21875]
     grey = parts.roles.teacher.encode_image(torch.full_like(parts.source.batch(range(4)).reference, 0.5))
     assert all(torch.equal(reference, grey) for _, reference in asked)
@@ -463,7 +474,7 @@ def test_guidance_falls_evenly_to_the_share_that_the_recipe_leaves(monkeypatch: 
     monkeypatch.setattr(f"{phases}.guided", lambda c, u, s: seen.append(s.tolist()) or whole(c, u, s))
     falling = ("npedit.guidance={default: 3.0, background: 2.0}", "npedit.guidance_final_fraction=0.5")
     parts = make_parts(make_recipe(*falling))
-    phase = EditPhase(parts)
+    phase = begun(EditPhase(parts))
     for index in (0, 2):  # of 4 steps
         phase.step(index)
     for index, left, scales in zip((0, 2), (1.0, 0.75), seen, strict=True):
@@ -481,7 +492,7 @@ def test_without_guidance_the_teacher_is_asked_once(monkeypatch: pytest.MonkeyPa
         return velocity(self, noisy, t, text, reference)
 
     monkeypatch.setattr(ToyBackbone, "velocity", noted)
-    plain = EditPhase(parts).step(0)["dmd"]
+    plain = begun(EditPhase(parts)).step(0)["dmd"]
     assert sum(asked) == 1
-    nearly = EditPhase(make_parts(make_recipe("npedit.guidance={default: 1.000001}"))).step(0)["dmd"]
+    nearly = begun(EditPhase(make_parts(make_recipe("npedit.guidance={default: 1.000001}")))).step(0)["dmd"]
     assert plain == pytest.approx(nearly, rel=1e-4)

@@ -1,6 +1,8 @@
 """The composition root with the shipped models: a few steps of the real thing, stopped and resumed."""
 
 import json
+import weakref
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 from nopair.backbones.base import Backbone
 from nopair.config import load_recipe
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError, OutputError
+from nopair.training.loop import run_phases
 from nopair.training.parallel import ALONE
-from nopair.training.run import ADAPTER, EDITOR, _sources, compose, train
+from nopair.training.run import ADAPTER, EDITOR, Training, _sources, compose, train
 from nopair.weights import packaged, resolve
 from nopair.world.cases import held_out_cases
 from nopair.world.render import render_batch
@@ -39,6 +44,19 @@ def run(directory: Path, *overrides: str, resume: bool = False) -> Editor:
 
 def student(editor: Editor) -> dict[str, torch.Tensor]:
     return dict(editor.backbone.transformer.state_dict())
+
+
+def phases(training: Training, directory: Path, resume: str | None = None) -> None:
+    """Run them, without writing the editor."""
+    run_phases(training.phases, recipe=training.recipe, directory=directory, resume=resume, console=Console(quiet=True))
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All in nested containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from tensors(one)
 
 
 def test_a_run_writes_an_editor_that_edits(tmp_path: Path) -> None:
@@ -77,14 +95,54 @@ def test_baselines_run_between_warmup_and_training_without_pairs(tmp_path: Path)
         (("npedit.steps=0", "grpo.steps=0", "sft.steps=0"), "warmup"),
     ],
 )
-def test_the_editor_is_the_average_of_the_last_phase_with_steps(overrides: tuple[str, ...], last: str) -> None:
-    training = compose(load_recipe("demo", [*SHORT, *BASELINES, *overrides]))
-    phase = next(phase for phase in training.phases if phase.name == last)
-    with torch.no_grad():
-        for value in phase.weights().values():
-            value += 1.0
+def test_the_editor_is_the_average_of_the_last_phase_with_steps(
+    tmp_path: Path, overrides: tuple[str, ...], last: str
+) -> None:
+    training = compose(load_recipe("demo", [*SHORT, *BASELINES, "logging.samples_every=0", *overrides]))
+    start = student(training.editor())
+    phases(training, tmp_path)
+    (phase,) = [phase for phase in training.phases if phase.is_open]
+    assert phase.name == last
     found = student(training.editor())
     assert all(torch.equal(found[name], value) for name, value in phase.weights().items())
+    assert any(not torch.equal(found[name], value) for name, value in start.items())
+
+
+def test_an_editor_of_a_phase_that_was_complete_before_is_still_its_average(tmp_path: Path) -> None:
+    """Also if the resumed recipe says that it has no steps any more."""
+    settings = (*SHORT, "logging.samples_every=0")
+    training = compose(load_recipe("demo", settings))
+    phases(training, tmp_path)
+    expected = student(training.editor())
+    for steps in (2, 0):
+        again = compose(load_recipe("demo", [*settings, f"npedit.steps={steps}"]))
+        phases(again, tmp_path, resume="latest")
+        assert all(torch.equal(value, expected[name]) for name, value in student(again.editor()).items())
+
+
+def test_what_warmup_needed_is_gone_when_training_without_pairs_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = compose(load_recipe("demo", [*SHORT, "logging.samples_every=0", "npedit.steps=1"]))
+    step, kept = training.npedit.step, list[weakref.ref[torch.Tensor]]()
+    warm = training.warmup.step
+
+    def warming(index: int) -> dict[str, float]:
+        metrics = warm(index)
+        moments = training.warmup.state()["student"]["step"]["optimiser"]
+        kept.extend(weakref.ref(tensor) for tensor in tensors(moments))
+        kept.extend(weakref.ref(tensor) for tensor in training.warmup.weights().values())
+        return metrics
+
+    def stepping(index: int) -> dict[str, float]:
+        assert kept
+        assert not any(one() is not None for one in kept)
+        return step(index)
+
+    monkeypatch.setattr(training.warmup, "step", warming)
+    monkeypatch.setattr(training.npedit, "step", stepping)
+    phases(training, tmp_path)
+    assert training.npedit.is_open
 
 
 def test_a_run_stopped_in_a_baseline_resumes_to_the_same_bits(tmp_path: Path) -> None:
@@ -125,6 +183,8 @@ def test_photos_of_two_sizes_train_from_a_cache(photos_of_two_sizes: Path, tmp_p
     entries = [load_file(path) for path in tmp_path.rglob("*.safetensors")]
     encoded = {tuple(entry["latents"].shape[1:]) for entry in entries if "latents" in entry}
     assert len(encoded) == 2
+    for phase in training.phases:
+        phase.begin()
     metrics = [training.warmup.step(step) | training.npedit.step(step) for step in range(2)]
     assert all(isfinite(value) for step in metrics for value in step.values())
 

@@ -21,7 +21,7 @@ def make(sibling: Callable[[str], ModuleType]) -> Callable[..., tuple[Parts, Sft
 
     def phase(*overrides: str) -> tuple[Parts, SftPhase]:
         parts = toy.make_parts(toy.make_recipe("sft.batch=4", *overrides))
-        return parts, SftPhase(parts, PairSource(0, parts.recipe.sft.pairs, torch.device("cpu")))
+        return parts, toy.begun(SftPhase(parts, PairSource(0, parts.recipe.sft.pairs, torch.device("cpu"))))
 
     return phase
 

@@ -55,6 +55,10 @@ class ToyPhase:
     def steps(self) -> int:
         return self.settings.steps
 
+    def end(self) -> None:
+        for name in ("guarded", "ema"):
+            vars(self).pop(name, None)
+
     def begin(self) -> None:
         parameters = dict(self.model.named_parameters())
         optimiser = torch.optim.AdamW(parameters.values(), betas=self.settings.betas, weight_decay=0.1)

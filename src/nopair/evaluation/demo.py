@@ -78,8 +78,10 @@ def _flops(phases: Sequence[Phase]) -> float:
     total = 0.0
     for phase in phases:
         if phase.steps:
+            phase.begin()
             with FlopCounterMode(display=False) as counter:
                 phase.step(0)
+            phase.end()
             total += float(counter.get_total_flops()) * phase.steps
     return total
 

@@ -77,18 +77,18 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     _own_transformers(ledger, roles)
     parts = _parts(recipe, roles, judges, ledger)
     with ShapesOnly(), ledger, _watched(ledger, roles):
-        with ledger.owner(EMA):
-            baseline = {GRPO: GrpoPhase(parts)} if recipe.grpo.steps else {}
-            phases = {WARMUP: WarmupPhase(parts), **baseline, STUDENT: EditPhase(parts)}
+        made = {WARMUP: WarmupPhase(parts), GRPO: GrpoPhase(parts), STUDENT: EditPhase(parts)}
+        phases = {stage: phase for stage, phase in made.items() if phase.steps}
         for stage, phase in phases.items():
-            if phase.steps:
-                with ledger.owner(EMA):
-                    phase.begin()
-                ledger.stage(stage)
-                phase.step(0)
-                ledger.stage(_BETWEEN)
-                for name in (STUDENT, FAKE) if stage == STUDENT else (stage,):
-                    ledger.stages[name].peak[OPTIMISER] = ledger.bytes_of(OPTIMISER)
+            for over in phases.values():
+                over.end()
+            with ledger.owner(EMA):
+                phase.begin()
+            ledger.stage(stage)
+            phase.step(0)
+            ledger.stage(_BETWEEN)
+            for name in (STUDENT, FAKE) if stage == STUDENT else (stage,):
+                ledger.stages[name].peak[OPTIMISER] = ledger.bytes_of(OPTIMISER)
         if recipe.logging.samples_every:
             ledger.stage(SAMPLES)
             with ledger.owner(EMA):

@@ -135,6 +135,9 @@ class BasePhase:
     def begin(self) -> None:
         """Nothing to take over: the constructor makes everything."""
 
+    def end(self) -> None:
+        """Nothing to let go of: no phase follows."""
+
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh scenes; all randomness comes from (seed, index)."""
         settings = self.settings

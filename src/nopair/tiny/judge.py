@@ -169,6 +169,9 @@ class JudgePhase:
     def begin(self) -> None:
         """Nothing to take over: the constructor makes everything."""
 
+    def end(self) -> None:
+        """Nothing to let go of: no phase follows."""
+
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh cases; all randomness comes from (seed, index)."""
         rng = random.Random(f"{self.settings.seed}/judge/{index}")

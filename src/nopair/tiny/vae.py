@@ -81,6 +81,9 @@ class VaePhase:
         """A fresh optimiser."""
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=self.settings.lr, betas=(0.9, 0.99))
 
+    def end(self) -> None:
+        """Nothing: the models are small."""
+
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh scenes; all randomness comes from (seed, index)."""
         pixels, source = _scenes(self.settings, self.name, index, self.device)
@@ -128,6 +131,9 @@ class DecoderPhase:
         self.decoder = dict(self.vae.decoder.named_parameters())
         self.optimizer = torch.optim.AdamW(self.decoder.values(), lr=self.settings.decoder_lr, betas=(0.9, 0.99))
         self.average = Ema(self.decoder, self.settings.decoder_ema)
+
+    def end(self) -> None:
+        """Nothing: the models are small."""
 
     def step(self, index: int) -> dict[str, float]:
         """One optimizer step on fresh scenes; all randomness comes from (seed, index)."""

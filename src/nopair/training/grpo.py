@@ -70,13 +70,19 @@ class GrpoPhase:
         self._config = parts.recipe.grpo
         self._move = MOVES[self._config.policy](self._config)
         self.steps = self._config.steps
-        self.begin()
+        self.is_open = False
 
     def begin(self) -> None:
         self._student = Trained(self._parts, "student", self.name, self._config, self._config.lr)
         self._ema = Ema(self._student.parameters, self._config.ema)
         # The student as it is now: this average is never updated. At weight 0 nothing is held to it.
         self._start = Ema(self._student.parameters, 0.0) if self._config.kl_weight else None
+        self.is_open = True
+
+    def end(self) -> None:
+        if self.is_open:
+            del self._student, self._ema, self._start
+            self.is_open = False
 
     def step(self, index: int) -> dict[str, float]:
         config, ranks = self._config, self._parts.ranks
@@ -194,6 +200,7 @@ class GrpoPhase:
 
     def load_state(self, state: State) -> None:
         require_same_questions(state)
+        self.begin()
         self._student.load_state(state["student"])
         self._ema.load_state(state["ema"])
         if self._start is not None:

@@ -81,6 +81,8 @@ def run_phases(
                     continue
                 first = start.step if start is not None and number == current else 0
                 if number > current and phase.steps:
+                    for over in phases[:number]:
+                        over.end()
                     phase.begin()
                 _run_phase(run, phase, first, total)
                 total += max(0, phase.steps - first)

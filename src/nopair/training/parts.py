@@ -19,6 +19,16 @@ from nopair.training.sampling import Sampler
 from nopair.types import EditBatch, Text
 
 
+def require_optimiser(name: str) -> None:
+    """Check that an optimiser of a recipe can work here; it is only made when its phase begins.
+
+    Raises:
+        MissingExtraError, ModelError: see `require_bitsandbytes`.
+    """
+    if name == "adamw8bit":
+        require_bitsandbytes("optimiser adamw8bit", "set optimiser to adamw")
+
+
 def _adamw(
     parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
 ) -> Optimiser:
@@ -28,7 +38,7 @@ def _adamw(
 def _adamw8bit(
     parameters: Mapping[str, nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
 ) -> Optimiser:
-    require_bitsandbytes("optimiser adamw8bit", "set optimiser to adamw")
+    require_optimiser("adamw8bit")
     from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports] (an extra)
 
     return AdamW8bit(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)

@@ -15,10 +15,10 @@ State = dict[str, Any]
 class Phase(Protocol):
     """One stretch of training, in which every step means the same.
 
-    The loop calls `begin` once, then `step(0)` ... `step(steps - 1)`. A resumed run calls `load_state` in place of
-    `begin` and goes on with the step after the one that was saved; a phase that was saved complete is loaded too, and
-    then the next one begins. So phases may share models: a phase takes over in `begin` what the one before left, and
-    its state holds all that it and later phases need of it.
+    The loop calls `begin` once, then `step(0)` ... `step(steps - 1)`, and `end` before the next phase begins. A resumed
+    run calls `load_state` in place of `begin` and goes on with the step after the one that was saved; a phase that was
+    saved complete is loaded too, and then the next one begins. So phases may share models: a phase takes over in
+    `begin` what the one before left, and its state holds all that it and later phases need of it.
 
     A step is a function of the state, the index and the recipe: everything random comes from (seed, phase name, index),
     as `generator` gives it. The loop seeds torch's global generators from the same, for layers that draw from them.
@@ -36,6 +36,10 @@ class Phase(Protocol):
 
     def begin(self) -> None:
         """Get ready for step 0: make optimisers and averages from the models as the previous phase left them."""
+        ...
+
+    def end(self) -> None:
+        """Let go of optimisers and averages, if there are any: they may be larger than the models, which stay."""
         ...
 
     def step(self, index: int) -> dict[str, float]:
@@ -57,7 +61,12 @@ class Phase(Protocol):
 
 @runtime_checkable
 class StudentPhase(Phase, Protocol):
-    """A phase that trains the student of an editor."""
+    """A phase that trains the student of an editor. Only while it is open can it step, or tell its state or weights."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its optimisers and averages are there: from `begin` or `load_state` to `end`."""
+        ...
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged student: what is shipped, if this is the last phase. They are live."""

@@ -44,11 +44,17 @@ class WarmupPhase:
         self._config = parts.recipe.warmup
         self._teach = LESSONS[self._config.target]
         self.steps = self._config.steps
-        self.begin()
+        self.is_open = False
 
     def begin(self) -> None:
         self._student = Trained(self._parts, "student", self.name, self._config, self._config.lr)
         self._ema = Ema(self._student.parameters, self._config.ema)
+        self.is_open = True
+
+    def end(self) -> None:
+        if self.is_open:
+            del self._student, self._ema
+            self.is_open = False
 
     def step(self, index: int) -> dict[str, float]:
         config, ranks = self._config, self._parts.ranks
@@ -76,6 +82,7 @@ class WarmupPhase:
         return {"student": self._student.state(), "ema": self._ema.state()}
 
     def load_state(self, state: State) -> None:
+        self.begin()
         self._student.load_state(state["student"])
         self._ema.load_state(state["ema"])
 
@@ -111,13 +118,19 @@ class EditPhase:
         self._context = CONTEXTS[config.context]
         self._shown = FAKE_SAMPLES[config.fake_samples](parts, self.name, config)
         self.steps = config.steps
-        self.begin()
+        self.is_open = False
 
     def begin(self) -> None:
         config = self._config
         self._student = Trained(self._parts, "student", self.name, config, config.lr)
         self._fake = Trained(self._parts, "fake", self.name, config, config.fake_lr)
         self._ema = Ema(self._student.parameters, config.ema)
+        self.is_open = True
+
+    def end(self) -> None:
+        if self.is_open:
+            del self._student, self._fake, self._ema
+            self.is_open = False
 
     def step(self, index: int) -> dict[str, float]:
         """One student step, then `fake_steps` fake-score steps on the student's samples."""
@@ -235,6 +248,7 @@ class EditPhase:
 
     def load_state(self, state: State) -> None:
         require_same_questions(state)
+        self.begin()
         self._student.load_state(state["student"])
         self._fake.load_state(state["fake"])
         self._ema.load_state(state["ema"])

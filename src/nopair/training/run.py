@@ -40,7 +40,7 @@ from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.grpo import GrpoPhase
 from nopair.training.loop import RESUME, run_phases
 from nopair.training.parallel import ALONE, Ranks, joined
-from nopair.training.parts import Parts
+from nopair.training.parts import Parts, require_optimiser
 from nopair.training.phase import StudentPhase
 from nopair.training.phases import EditPhase, WarmupPhase
 from nopair.training.sampling import Sampler
@@ -72,13 +72,12 @@ class Training:
     phases: tuple[StudentPhase, ...]
 
     def editor(self) -> Editor:
-        """The averaged student of the last phase that has any steps; if none has, the student as it starts."""
+        """The averaged student of the phase that is open, which is the last one trained; before any, the student."""
         return self._editor(self._weights(), taught_by(self.recipe))
 
     def warm_editor(self) -> Editor:
         """The student as it is now; after warm-up it copies."""
-        weights = {name: value.detach() for name, value in self.roles.trainable("student").items()}
-        return self._editor(weights, taught_before(self.recipe))
+        return self._editor(self._student(), taught_before(self.recipe))
 
     def save(self, folder: Path) -> None:
         """Write the editor and, of a student that is an adapter, that alone: `EDITOR` and `ADAPTER` within a folder.
@@ -92,7 +91,12 @@ class Training:
         self.editor().save(folder / EDITOR)
 
     def _weights(self) -> Mapping[str, Tensor]:
-        return [self.warmup, *(phase for phase in self.phases if phase.steps)][-1].weights()
+        opened = [phase.weights() for phase in self.phases if phase.is_open]
+        return opened[-1] if opened else self._student()
+
+    def _student(self) -> Mapping[str, Tensor]:
+        """As it is now."""
+        return {name: value.detach() for name, value in self.roles.trainable("student").items()}
 
     def _editor(self, weights: Mapping[str, Tensor], judges: tuple[str, ...]) -> Editor:
         height, width = self.size
@@ -128,11 +132,13 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
         ModelError, JudgeError: a model cannot be used.
         DataError: the photos cannot.
         ConfigError: the base cannot be trained as the recipe says, or a batch cannot be shared by the ranks.
+        MissingExtraError: an optimiser is not installed.
     """
     named = {"warmup": recipe.warmup, "sft": recipe.sft, "grpo": recipe.grpo, "npedit": recipe.npedit}
     for phase, config in named.items():
         if config.steps:
             ranks.require_shares(phase, config.batch, config.accumulate)
+            require_optimiser(config.optimiser)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     source, shown, sizes, state = _sources(recipe, torch.device(device), ranks)

@@ -30,11 +30,17 @@ class SftPhase:
         self._pairs = pairs
         self._config = parts.recipe.sft
         self.steps = self._config.steps
-        self.begin()
+        self.is_open = False
 
     def begin(self) -> None:
         self._student = Trained(self._parts, "student", self.name, self._config, self._config.lr)
         self._ema = Ema(self._student.parameters, self._config.ema)
+        self.is_open = True
+
+    def end(self) -> None:
+        if self.is_open:
+            del self._student, self._ema
+            self.is_open = False
 
     def step(self, index: int) -> dict[str, float]:
         config, ranks = self._config, self._parts.ranks
@@ -65,6 +71,7 @@ class SftPhase:
         return {"student": self._student.state(), "ema": self._ema.state()}
 
     def load_state(self, state: State) -> None:
+        self.begin()
         self._student.load_state(state["student"])
         self._ema.load_state(state["ema"])
 
