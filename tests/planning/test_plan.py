@@ -25,7 +25,7 @@ from nopair.planning.cards import CARDS, throughput
 from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import ATTENTION
 from nopair.planning.packed import PackedLinear
-from nopair.planning.plan import BACKWARD, GIB, RESERVE, Plan, StagePlan, plan
+from nopair.planning.plan import BACKWARD, EIGHT_BIT, GIB, RESERVE, Plan, StagePlan, plan
 from nopair.planning.rehearsal import FAKE, GRADIENTS, GRPO, SAMPLES, STUDENT, VISITING, WARMUP
 from nopair.planning.table import print_plan
 from nopair.training.run import Training, compose
@@ -140,6 +140,24 @@ def test_a_plan_names_every_owner(demo: Plan) -> None:
     assert stages[WARMUP].owners["optimiser state"] == pytest.approx(8 * weights, rel=0.01)
     assert stages[WARMUP].owners["EMA"] == pytest.approx(4 * weights, rel=0.01)
     assert demo.peak_bytes == max(stage.peak_bytes for stage in demo.stages)
+
+
+def test_every_stage_has_the_moments_of_its_own_optimiser() -> None:
+    """Moments are 8 bytes a weight, those in 8 bits a little more than 2; the fake score has as many."""
+
+    def moments(*overrides: str) -> dict[str, float]:
+        few = ["warmup.batch=1", "npedit.batch=1", "logging.sample_scenes=1"]
+        made = plan(load_recipe("demo", [*SHORT, *few, *overrides]), switches=False)
+        weights = made.trainable["student"]
+        return {stage.name: stage.owners["optimiser state"] / weights for stage in made.stages}
+
+    small = 8 * EIGHT_BIT
+    assert moments("warmup.optimiser=adamw", "npedit.optimiser=adamw8bit") == pytest.approx(
+        {WARMUP: 8, STUDENT: 2 * small, FAKE: 2 * small, SAMPLES: 2 * small}, rel=0.01
+    )
+    assert moments("warmup.optimiser=adamw8bit", "npedit.optimiser=adamw", "npedit.steps=0") == pytest.approx(
+        {WARMUP: small, SAMPLES: small}, rel=0.01
+    )
 
 
 def test_a_loss_over_the_whole_vocabulary_is_planned_where_it_can_be_trained() -> None:

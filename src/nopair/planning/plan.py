@@ -164,7 +164,7 @@ def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tupl
     for name in STAGES:
         if name not in found.stages:
             continue
-        phase: PhaseConfig = {WARMUP: recipe.warmup, GRPO: recipe.grpo}.get(name, recipe.npedit)
+        phase = _open_phase(recipe, name)
         times = 1
         if name not in (SAMPLES, GRPO):
             times = phase.accumulate // _pieces(phase) * (recipe.npedit.fake_steps if name == FAKE else 1)
@@ -176,6 +176,15 @@ def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tupl
         flops = {BACKWARD if part == TEMPORARY else part: count * times for part, count in counted}
         stages.append(StagePlan(name, owners, flops))
     return found, tuple(stages)
+
+
+def _open_phase(recipe: Recipe, stage: str) -> PhaseConfig:
+    """The phase whose optimiser is there in a stage; samples are planned at the end of the last one."""
+    if stage in (STUDENT, FAKE):
+        return recipe.npedit
+    if stage == SAMPLES:
+        return next((one for one in (recipe.npedit, recipe.grpo) if one.steps), recipe.warmup)
+    return {WARMUP: recipe.warmup, GRPO: recipe.grpo}[stage]
 
 
 def _shortened(recipe: Recipe, ranks: int) -> Recipe:
