@@ -26,6 +26,7 @@ def test_the_tiny_models_are_in_the_package(tmp_path: Path, monkeypatch: pytest.
     [
         ("no/such/folder", "check the path"),
         ("Tongyi-MAI/Z-Image", "hf download Tongyi-MAI/Z-Image --local-dir"),
+        ("Tongyi-MAI/Z-Image", "(a gated model needs hf auth login first)"),
         ("", "no such model folder"),
         ("x" * 5000, "no such model folder"),
         ("a\0b", "no such model folder"),

@@ -27,11 +27,10 @@ def resolve(name: str) -> Path:
     if not name.startswith(PREFIX):
         folder = Path(name)
         if not name or not _exists(folder):  # Path("") is the current folder
-            if _HUB.fullmatch(name):
+            if may_be_published(name):
                 raise ModelError(
                     f"{name}: no such model folder, and nopair downloads nothing; if it is a name on the Hugging Face "
-                    f"hub, run: hf download {name} --local-dir FOLDER, and give FOLDER instead (a gated model needs "
-                    "hf auth login first)"
+                    f"hub, {how_to_download(name)}"
                 )
             raise ModelError(
                 f"{name}: no such model folder; check the path ({', '.join(PREFIX + part for part in PARTS)} come with "
@@ -45,6 +44,19 @@ def resolve(name: str) -> Path:
     if not _exists(folder):
         raise ModelError(f"{name}: is not in this installation ({folder}); build it with: nopair tiny build {part}")
     return folder
+
+
+def may_be_published(name: str) -> bool:
+    """Whether models on the hub could have this name."""
+    return _HUB.fullmatch(name) is not None
+
+
+def how_to_download(name: str, only: str = "") -> str:
+    """What to do for a model on the hub to be here: all its files, or `only` those, as the command takes them."""
+    return (
+        f"run: hf download {name}{only} --local-dir FOLDER, and give FOLDER instead (a gated model needs "
+        "hf auth login first)"
+    )
 
 
 def _exists(folder: Path) -> bool:

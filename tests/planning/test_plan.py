@@ -396,8 +396,14 @@ def test_judges_are_planned_whichever_version_saved_their_processor(
 def test_an_unknown_model_is_one_line() -> None:
     with pytest.raises(
         ModelError, match=r"nobody/nothing: no such model folder, and none of the models known: .*Z-Image"
-    ):
+    ) as told:
         architecture("nobody/nothing")
+    assert str(told.value).endswith(
+        "; or download its config files: run: hf download nobody/nothing --include '*.json' '*.jinja' '*.txt' "
+        "--local-dir FOLDER, and give FOLDER instead (a gated model needs hf auth login first)"
+    )
+    with pytest.raises(ModelError, match=r"models known: .*; check the path$"):
+        architecture("a/longer/path")
 
 
 def test_broken_configs_are_one_line(tmp_path_factory: pytest.TempPathFactory) -> None:

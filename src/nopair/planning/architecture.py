@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from nopair.errors import ModelError
-from nopair.weights import PREFIX, resolve
+from nopair.weights import PREFIX, how_to_download, may_be_published, resolve
 
 _SEPARATOR: Final = "--"
 """Stands for the slash of a model's id in the name of its file."""
+_CONFIGS: Final = " --include '*.json' '*.jinja' '*.txt'"
+"""A model's configs and its tokenizer, without weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,14 @@ def architecture(name: str) -> Architecture:
         known = json.loads((_files() / f"{name.replace('/', _SEPARATOR)}.json").read_text(encoding="utf-8"))
         return Architecture(name, None, known["configs"], known["parameters"])
     if not name.startswith(PREFIX) and not Path(name).is_dir():
-        raise ModelError(f"{name}: no such model folder, and none of the models known: {', '.join(published())}")
+        advice = (
+            f"or download its config files: {how_to_download(name, _CONFIGS)}"
+            if may_be_published(name)
+            else "check the path"
+        )
+        raise ModelError(
+            f"{name}: no such model folder, and none of the models known: {', '.join(published())}; {advice}"
+        )
     return Architecture(name, resolve(name), {}, {})
 
 
