@@ -16,6 +16,7 @@ import torch
 from nopair.cli import main
 from nopair.data.images import load_image, save_image
 from nopair.errors import Interrupted, NopairError, TrainingError
+from nopair.planning.cards import CARDS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -124,6 +125,12 @@ def test_every_command_has_help(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
     assert code == 0
     assert "Usage: nopair" in out
+
+
+def test_the_help_of_plan_lists_the_known_cards(run: Run) -> None:
+    code, out, _ = run("plan", "--help")
+    assert code == 0
+    assert all(name in out for name in CARDS)
 
 
 def test_version(run: Run) -> None:

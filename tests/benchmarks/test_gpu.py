@@ -24,7 +24,9 @@ def test_a_step_with_adapters_and_everything_recomputed(gpu: Any, capsys: pytest
     switches = ["base.dtype=bfloat16", "base.checkpointing=true", "judge.checkpointing=true", "npedit.batch=1"]
     name, overrides = gpu.SIZES["tiny"]
     recipe = load_recipe(name, [*overrides, *adapters, *switches])
-    planned = Plan(name, 1, {}, {}, (StagePlan("npedit student step", {"weights": GIB}, {"student": 4 * 10**12}),), ())
+    planned = Plan(
+        name, 1, {}, {}, (StagePlan("npedit student step", {"weights": GIB}, {"student": 4 * 10**12}),), (), {}
+    )
     gpu.show(recipe, planned, 10**12, gpu.measure(recipe, torch.device("cpu"), 1), "a CPU", gpu.CARDS["h100"])
     printed = capsys.readouterr().out
     said = {
@@ -44,7 +46,7 @@ def test_a_step_with_adapters_and_everything_recomputed(gpu: Any, capsys: pytest
 
 
 def test_a_gpu_that_is_too_small_and_none_are_told_in_one_line(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    planned = Plan("big", 1, {}, {}, (StagePlan("npedit student step", {"weights": 10 * GIB}, {}),), ())
+    planned = Plan("big", 1, {}, {}, (StagePlan("npedit student step", {"weights": 10 * GIB}, {}),), (), {})
     gpu.require_room(planned, 10 * GIB, "a card")
     with pytest.raises(MemoryShortError, match=r"^big is planned at 10.0 GiB, a card has 8.0; choose .*--recipe$"):
         gpu.require_room(planned, 8 * GIB, "a card")

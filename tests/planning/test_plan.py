@@ -318,11 +318,29 @@ def test_json_is_plain_and_has_the_peak(demo: Plan) -> None:
     assert found["stages"][STUDENT]["owners_gib"]["EMA"] > 0
     seconds = demo.step_flops["npedit"] / (CARDS["h100"].tflops * 1e12 * 0.5)
     assert found["estimated_step_seconds"]["npedit"] == pytest.approx(seconds)
-    assert "estimated_step_seconds" not in demo.as_json()
+    plain = demo.as_json()
+    assert "estimated_step_seconds" not in plain
+    assert "hours" not in plain
+
+
+def test_the_whole_run_is_told(demo: Plan) -> None:
+    """Of 4 steps of each phase, and of a plan by hand: 3600 steps of 2 s and 7200 of 3 s."""
+    speed = throughput("h100", None, 0.5)
+    assert speed is not None
+    seconds = demo.as_json(speed)["estimated_step_seconds"]
+    assert demo.as_json(speed)["hours"] == pytest.approx(4 * (seconds["warmup"] + seconds["npedit"]) / 3600)
+    stages = StagePlan(WARMUP, {}, {"student": 10**12}), StagePlan(STUDENT, {}, {"student": 15 * 10**11})
+    made = Plan("x", 1, {}, {}, stages, (), {"warmup": 3600, "grpo": 5, "npedit": 7200})
+    console = Console(file=io.StringIO(), width=200)
+    print_plan(made, throughput(None, 1.0, 0.5), console)
+    printed = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "whole run: 3,600 warmup + 7,200 npedit steps, about 8.0 h at 50% of 1 TFLOP/s (a guess)" in printed
+    print_plan(made, None, other := Console(file=io.StringIO(), width=200))
+    assert "whole run" not in other.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_reserve_is_left_alone() -> None:
-    full = Plan("x", 1, {}, {}, (StagePlan("s", {"a": int(24 * GIB * (1 - RESERVE))}, {}),), ())
+    full = Plan("x", 1, {}, {}, (StagePlan("s", {"a": int(24 * GIB * (1 - RESERVE))}, {}),), (), {})
     assert full.fits(24.0)
     assert not full.fits(23.9)
 

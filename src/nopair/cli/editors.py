@@ -7,6 +7,7 @@ import typer
 
 from nopair.cli.common import Computed, Device, Dtype, Folder, Seed, app, echo, tell
 from nopair.errors import NopairError
+from nopair.planning.cards import CARDS
 
 SHIPPED: Final = "tiny:editor"
 
@@ -118,7 +119,9 @@ def plan(
     ranks: Annotated[int, typer.Option(min=1, help="Processes (GPUs) that share each batch.")] = 1,
     device: Annotated[Literal["cuda", "cpu"], typer.Option(help="What is planned for.")] = "cuda",
     switches: Annotated[bool, typer.Option(help="Also plan with each switch changed; takes longer.")] = True,
-    card: Annotated[str | None, typer.Option(metavar="NAME", help="Estimate time on a known card: h100.")] = None,
+    card: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Estimate time on a known card: {', '.join(CARDS)}.")
+    ] = None,
     tflops: Annotated[
         float | None, typer.Option(metavar="N", help="Or on a card of N TFLOP/s (bfloat16, dense).")
     ] = None,

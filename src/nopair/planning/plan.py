@@ -72,7 +72,8 @@ class Switch:
 class Plan:
     """What a recipe costs each of `ranks` processes. All numbers are computed, none is measured.
 
-    `parameters` are counts by model, `trainable` those of them, or beside them, that are trained. `export_bytes` are
+    `parameters` are counts by model, `trainable` those of them, or beside them, that are trained. `steps` are the
+    recipe's, by phase. `export_bytes` are
     of host memory, for the base that the process which writes the editor reads again; 0 where it does not.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     trainable: Mapping[str, int]
     stages: tuple[StagePlan, ...]
     switches: tuple[Switch, ...]
+    steps: Mapping[str, int]
     export_bytes: int = 0
 
     @property
@@ -96,6 +98,10 @@ class Plan:
         steps = {name: totals.get(name, 0) for name in (WARMUP, GRPO)}
         steps["npedit"] = totals.get(STUDENT, 0) + totals.get(FAKE, 0)
         return {name: count for name, count in steps.items() if count}
+
+    def hours(self, speed: Throughput) -> float:
+        """Estimated time of all steps of the run; drawing samples and writing checkpoints is left out."""
+        return sum(self.steps[name] * speed.seconds(count) for name, count in self.step_flops.items()) / 3600
 
     def fits(self, gib: float) -> bool:
         """Whether a card of so many GiB has room for it, `RESERVE` left alone."""
@@ -126,6 +132,7 @@ class Plan:
         }
         if speed is not None:
             found["estimated_step_seconds"] = {name: speed.seconds(count) for name, count in self.step_flops.items()}
+            found["hours"] = self.hours(speed)
         return found
 
 
@@ -153,9 +160,10 @@ def plan(recipe: Recipe, *, ranks: int = 1, device: Literal["cuda", "cpu"] = "cu
         except ConfigError:
             continue  # a change that the rest of the recipe does not allow is no switch
         _, with_it = _plan_once(other, ranks, device)
-        made = Plan(recipe.name, ranks, {}, {}, with_it, ())
+        made = Plan(recipe.name, ranks, {}, {}, with_it, (), {})
         tried.append(Switch(changes, made.peak_bytes, made.step_flops.get("npedit", 0)))
-    return Plan(recipe.name, ranks, found.parameters, found.trainable, stages, tuple(tried), found.export_bytes)
+    steps = {WARMUP: recipe.warmup.steps, GRPO: recipe.grpo.steps, "npedit": recipe.npedit.steps}
+    return Plan(recipe.name, ranks, found.parameters, found.trainable, stages, tuple(tried), steps, found.export_bytes)
 
 
 def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tuple[StagePlan, ...]]:

@@ -13,6 +13,8 @@ def print_plan(plan: Plan, speed: Throughput | None, console: Console) -> None:
         console.print(line, highlight=False)
     console.print(_memory(plan))
     console.print(_operations(plan, speed))
+    if speed is not None:
+        console.print(_whole_run(plan, speed), highlight=False)
     if plan.switches:
         console.print(_switches(plan))
     console.print("All numbers are computed from the architectures; none is measured.", highlight=False)
@@ -57,9 +59,20 @@ def _operations(plan: Plan, speed: Throughput | None) -> Table:
     table.add_row("all", *(_tera(stage.total_flops) for stage in plan.stages), style="bold")
     if speed is not None:
         seconds = [speed.seconds(stage.total_flops) for stage in plan.stages]
-        label = f"estimated s at {speed.efficiency:.0%} of {speed.tflops:g} TFLOP/s"
+        label = f"estimated s at {_speed(speed)}"
         table.add_row(label, *(f"{value:.2f}" for value in seconds))
     return table
+
+
+def _whole_run(plan: Plan, speed: Throughput) -> str:
+    steps = " + ".join(f"{plan.steps[name]:,} {name}" for name in plan.step_flops)
+    hours = plan.hours(speed)
+    about = f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+    return f"whole run: {steps} steps, about {about} h at {_speed(speed)} (a guess)"
+
+
+def _speed(speed: Throughput) -> str:
+    return f"{speed.efficiency:.0%} of {speed.tflops:g} TFLOP/s"
 
 
 def _switches(plan: Plan) -> Table:
