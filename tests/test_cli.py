@@ -76,7 +76,7 @@ def toy_editor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     settings = Settings(steps=2, shift=3.0, height=16, width=16, questions="v1")
 
-    def load(cls: type[Editor], model: str, device: torch.device, dtype: torch.dtype | None) -> Editor:
+    def load(cls: type[Editor], model: str, device: torch.device, dtype: torch.dtype | None, bits: Any) -> Editor:
         asked.append(model if dtype is None else f"{model} in {dtype}")
         return Editor(FileToy.build(seed=1), settings)
 
@@ -125,6 +125,13 @@ def test_every_command_has_help(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
     assert code == 0
     assert "Usage: nopair" in out
+
+
+def test_bits_of_an_editor_need_a_gpu(run: Run, tmp_path: Path) -> None:
+    save_image(torch.rand(3, 8, 8), tmp_path / "a.png")
+    arguments = ("edit", str(tmp_path / "a.png"), "go", "-o", str(tmp_path / "b.png"), "--device", "cpu", "--bits", "8")
+    code, _, err = run(*arguments)
+    assert (code, err) == (2, "error: bits 8 quantises on a CUDA GPU, and the device is cpu; leave bits out\n")
 
 
 def test_the_help_of_plan_lists_the_known_cards(run: Run) -> None:

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from nopair import editor as editor_module
 from nopair.backbones.fake import ToyBackbone
 from nopair.backbones.folder import stored_dtype
+from nopair.backbones.load import load_backbone
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.data.images import fit, load_image, restore, save_image
 from nopair.data.jobs import Job
 from nopair.editor import SETTINGS_FILE, Editor, Settings, run_jobs
-from nopair.errors import ImageError, InstructionError, MemoryShortError, ModelError, OutputError
+from nopair.errors import ConfigError, ImageError, InstructionError, MemoryShortError, ModelError, OutputError
 from nopair.method.flow import levels
 from nopair.types import Text
 
@@ -232,6 +233,21 @@ def test_an_editor_that_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ZImageBackbone, "to", fails)
     with pytest.raises(MemoryShortError, match=r"asked for 2.50 GiB more\); open the editor in half precision"):
         Editor.load("tiny:editor")
+
+
+def test_an_editor_is_quantised_as_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(folder: Path, dtype: torch.dtype, bits: int | None) -> Any:
+        asked.append((dtype, bits))
+        return load_backbone(folder, dtype)
+
+    monkeypatch.setattr(editor_module, "load_backbone", load)
+    Editor.load("tiny:editor", "meta", torch.bfloat16, 4)  # as on a GPU
+    Editor.load("tiny:editor")
+    assert asked == [(torch.bfloat16, 4), (torch.float32, None)]
+    with pytest.raises(ConfigError, match="bits 4 quantises on a CUDA GPU, and the device is cpu; leave bits out"):
+        Editor.load("tiny:editor", "cpu", None, 4)
 
 
 # Jobs -----------------------------------------------------------------------------------------------------------------

@@ -18,13 +18,19 @@ from nopair.data.files import folder_atomic
 from nopair.data.images import Fitted, fit, load_image, restore, save_image
 from nopair.data.jobs import Job, require_instruction
 from nopair.device import enough_memory
-from nopair.errors import ModelError, NopairError
+from nopair.errors import ConfigError, ModelError, NopairError
 from nopair.method.flow import levels
 from nopair.method.rollout import rollout, sampler_levels
+from nopair.precision import Bits
 from nopair.weights import resolve
 
 SETTINGS_FILE: Final = "nopair.json"
 """What makes a pipeline folder an editor."""
+
+SMALLER: Final = (
+    "open the editor in half precision (dtype bf16), quantised (nopair edit --bits 4) or on another device "
+    "(--device cpu)"
+)
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -55,19 +61,30 @@ class Editor:
     settings: Settings
 
     @classmethod
-    def load(cls, model: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> "Editor":
+    def load(
+        cls,
+        model: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        bits: Bits | None = None,
+    ) -> "Editor":
         """Read an editor: a diffusers pipeline folder with a nopair.json, or "tiny:editor".
 
-        `dtype` is that of weights and computation: where it is None, `usual_dtype`.
+        `dtype` is that of weights and computation: where it is None, `usual_dtype`. With `bits`, the matrices of
+        transformer and text encoders are quantised while they are read, as in training with `base.bits`.
 
         Raises:
-            ModelError: no such folder, not an editor, or a part of it is missing or unreadable.
+            ModelError: no such folder, not an editor, or a part of it is missing or unreadable; or `bits` without GPU.
+            ConfigError: `bits` on a CPU.
+            MissingExtraError: `bits` without bitsandbytes.
             MemoryShortError: it does not fit the device.
         """
         folder = resolve(str(model))
         settings = read_settings(folder)
-        with enough_memory("open the editor in half precision (dtype bf16), or on another device (--device cpu)"):
-            backbone = load_backbone(folder, dtype or usual_dtype(folder, device)).to(device)
+        if bits is not None and torch.device(device).type == "cpu":
+            raise ConfigError(f"bits {bits} quantises on a CUDA GPU, and the device is {device}; leave bits out")
+        with enough_memory(SMALLER):
+            backbone = load_backbone(folder, dtype or usual_dtype(folder, device), bits).to(device)
         return cls(backbone, settings)
 
     def save(self, folder: Path) -> None:
@@ -169,7 +186,7 @@ def is_editor(folder: Path) -> bool:
 
 def usual_dtype(folder: Path, device: torch.device | str) -> torch.dtype:
     """What an editor is opened in where nobody says: float32 on a CPU, which is slow in half precision; else as its
-    transformer is stored, so that an editor fits the card that trained it.
+    transformer is stored.
 
     Raises:
         ModelError: that cannot be found out.

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ZImagePipeline, ZImageTransformer2DModel
-from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 

@@ -45,6 +45,9 @@ def edit(
     batch: Annotated[int, typer.Option(min=1, help="Images edited at a time; the results do not depend on it.")] = 8,
     device: Device = "auto",
     dtype: Computed = "auto",
+    bits: Annotated[
+        Literal["4", "8"] | None, typer.Option(help="Quantise the editor, as base.bits in training; needs a GPU.")
+    ] = None,
 ) -> None:
     """Edit an image, or many, as an instruction says.
 
@@ -62,7 +65,8 @@ def edit(
         from nopair.editor import Editor, run_jobs
         from nopair.precision import dtype_called
 
-        editor = Editor.load(model, choose_device(device), dtype_called(dtype))
+        quantised = None if bits is None else 4 if bits == "4" else 8
+        editor = Editor.load(model, choose_device(device), dtype_called(dtype), quantised)
         editor = editor if steps is None else editor.with_steps(steps)
         asked = len(jobs) + len(failures)
         for job, error in run_jobs(editor, jobs, batch):
