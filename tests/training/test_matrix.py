@@ -18,6 +18,7 @@ from nopair.backbones.load import load_backbone
 from nopair.config import Recipe, load_recipe
 from nopair.editor import Editor
 from nopair.errors import ConfigError, DataError, MissingExtraError, ModelError
+from nopair.exchange import export_editor
 from nopair.judges.questions import questions_for
 from nopair.settings import path_override
 from nopair.training.run import EDITOR, compose, train
@@ -77,13 +78,24 @@ def weights(editor: Editor) -> dict[str, torch.Tensor]:
     return dict(editor.backbone.transformer.state_dict())
 
 
-@pytest.mark.parametrize("judge", JUDGES)
-@pytest.mark.parametrize("base", BASES)
-def test_trains_saves_resumes_exports_and_edits(base: str, judge: str, models: Path, tmp_path: Path) -> None:
-    # Both ways of playing the three roles, each with every base and every judge.
-    adapters = (BASES.index(base) + JUDGES.index(judge)) % 2
-    roles = adapters_of(base) if adapters else []
-    run = recipe(models, base, judge, tmp_path / "run", *roles)
+def pairs() -> list[tuple[str, str, str]]:
+    """Base, judge, roles: both ways of playing the three roles with every base and every judge, and each base under one
+    and the same judge in both ways.
+    """
+    ways = ("full", "lora")
+    each = [
+        (base, judge, ways[(number + other) % 2])
+        for number, base in enumerate(BASES)
+        for other, judge in enumerate(JUDGES)
+    ]
+    return each + [(base, JUDGES[0], ways[(number + 1) % 2]) for number, base in enumerate(BASES)]
+
+
+@pytest.mark.parametrize(("base", "judge", "roles"), pairs())
+def test_trains_saves_resumes_exports_and_edits(
+    base: str, judge: str, roles: str, models: Path, tmp_path: Path
+) -> None:
+    run = recipe(models, base, judge, tmp_path / "run", *(adapters_of(base) if roles == "lora" else []))
     train(run, resume=False)
     whole = Editor.load(tmp_path / "run" / EDITOR)
     start = compose(run).editor()
@@ -101,6 +113,11 @@ def test_trains_saves_resumes_exports_and_edits(base: str, judge: str, models: P
     assert edited.shape == photos.shape
     assert edited.isfinite().all()
     assert edited.std() > 0
+
+    export_editor(tmp_path / "run" / EDITOR, tmp_path / "copy", "fp32")
+    copy = Editor.load(tmp_path / "copy")
+    assert copy.settings == resumed.settings
+    assert torch.equal(copy.edit(photos, ["make it blue", "remove the red circle"], [1, 2]), edited)
 
 
 def test_judges_together_and_one_that_only_watches(models: Path, tmp_path: Path) -> None:
