@@ -67,7 +67,7 @@ class GreyPhotos:
 
 def quantise(module: nn.Module, bits: Bits, is_quantised: Any) -> None:
     """Replace linear layers by bitsandbytes' own, as the libraries do when they read weights."""
-    require_bitsandbytes(f"a model in {bits} bits", "plan another recipe")
+    require_bitsandbytes()
     import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]
 
     for name, layer in list(module.named_modules()):

@@ -1,4 +1,4 @@
-"""Weights in few bits: when they can be had, and what the libraries are told. What they do needs a GPU to be seen."""
+"""Weights in few bits: when they can be had, and what the libraries are told."""
 
 import importlib.metadata
 import importlib.util
@@ -33,18 +33,20 @@ def equipped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_missing_is_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"bitsandbytes .*pip install 'nopair\[quant\]'"):
-        require_bitsandbytes("a thing", "do without")
+        require_bitsandbytes()
     monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError, match=r"^a thing needs a CUDA GPU; do without on this machine$"):
-        require_bitsandbytes("a thing", "do without")
+    told = r"^a thing in 4 bits needs a CUDA GPU; set bits to null{} on this machine$"
+    for on_cpu, more in (((), ""), ((8,), " or 8")):
+        with pytest.raises(ModelError, match=told.format(more)):
+            quantisation(transformers.BitsAndBytesConfig, Precision(bits=4), (), "a thing", on_cpu)
 
 
 @pytest.mark.usefixtures("equipped")
 @pytest.mark.parametrize("library", [diffusers.BitsAndBytesConfig, transformers.BitsAndBytesConfig])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_both_libraries_are_told_the_same(library: Any, bits: Bits) -> None:
-    told = quantisation(library, Precision(torch.bfloat16, bits), ("head",), "a model")
+def test_both_libraries_are_told_the_same(library: Any, bits: Bits, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = quantisation(library, Precision(torch.bfloat16, bits), ("head",), "a model", ())
     assert told["device_map"] == {"": 3}
     config = told["quantization_config"]
     assert isinstance(config, library)
@@ -53,7 +55,9 @@ def test_both_libraries_are_told_the_same(library: Any, bits: Bits) -> None:
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
     assert config.bnb_4bit_use_double_quant
     assert config.llm_int8_skip_modules == ["head"]
-    assert quantisation(library, Precision(torch.bfloat16), ("head",), "a model") == {}
+    assert quantisation(library, Precision(torch.bfloat16), ("head",), "a model", ()) == {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert quantisation(library, Precision(bits=bits), (), "a model", (4, 8))["device_map"] == {"": "cpu"}
 
 
 @pytest.mark.usefixtures("equipped")

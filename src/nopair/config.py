@@ -95,7 +95,7 @@ class JudgeConfig(Section):
     )
     dtype: Dtype = Field(default="float32", description="precision of the judge's weights")
     bits: Literal[4, 8] | None = Field(
-        default=None, description="quantise its language model to so many bits; needs a GPU and the extra `quant`"
+        default=None, description="quantise its language model to so many bits; needs the extra `quant`, and 4 a GPU"
     )
     checkpointing: bool = Field(default=False, description="recompute its activations: less memory, more time")
     offload: bool = Field(default=False, description="keep its weights in host memory while it is not asked")
@@ -122,7 +122,7 @@ class PhaseConfig(Section):
     accumulate: Count = Field(default=1, description="equal pieces a batch is cut into to save memory")
     optimiser: Literal["adamw", "adamw8bit", "muon"] = Field(
         default="adamw",
-        description="adamw; adamw8bit, its moments in 8 bits (needs a GPU); or muon for hidden matrices, else adamw",
+        description="adamw; adamw8bit, its moments in 8 bits (extra `quant`); or muon for hidden matrices, else adamw",
     )
     lr: Positive = Field(description="highest step size")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="AdamW decay rates of the two moments, 0 to 1")

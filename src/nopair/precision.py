@@ -1,6 +1,7 @@
 """How exactly weights are held: one notion for bases and judges."""
 
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -39,35 +40,39 @@ def dtype_called(name: str) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def require_bitsandbytes(what: str, instead: str) -> None:
-    """Check that bitsandbytes can work here. `what` needs it; `instead` is what to do without, for the message.
-
-    Raises:
-        MissingExtraError: it is not installed.
-        ModelError: there is no GPU.
-    """
+def require_bitsandbytes() -> None:
+    """Check that bitsandbytes is there. Raises MissingExtraError."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes", "quant")
-    if not torch.cuda.is_available():
-        raise ModelError(f"{what} needs a CUDA GPU; {instead} on this machine")
 
 
-def quantisation(library: Callable[..., Any], precision: Precision, plain: Sequence[str], what: str) -> dict[str, Any]:
+def quantisation(
+    library: Callable[..., Any], precision: Precision, plain: Sequence[str], what: str, on_cpu: Sequence[Bits]
+) -> dict[str, Any]:
     """Arguments of `from_pretrained` that make it quantise matrices while it reads them; none without `bits`.
+
+    They go to the current GPU, or where there is none, to the CPU.
 
     Args:
         library: `BitsAndBytesConfig` of diffusers or of transformers: theirs are alike, but not one class.
         precision: what is wanted.
         plain: names of modules that stay as they are.
         what: the model, for the message.
+        on_cpu: the bits in which it can be had without a GPU.
 
     Raises:
         MissingExtraError: bitsandbytes is not installed.
-        ModelError: there is no GPU.
+        ModelError: there is no GPU, and so many bits need one.
     """
     if precision.bits is None:
         return {}
-    require_bitsandbytes(f"{what} in {precision.bits} bits", "set bits to null")
+    require_bitsandbytes()
+    card = torch.cuda.is_available()
+    if not card and precision.bits not in on_cpu:
+        others = " or ".join(["null", *map(str, on_cpu)])
+        raise ModelError(f"{what} in {precision.bits} bits needs a CUDA GPU; set bits to {others} on this machine")
+    # It says with every multiplication that int8 is rounded from float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     config = library(
         load_in_8bit=precision.bits == 8,
         load_in_4bit=precision.bits == 4,
@@ -76,4 +81,4 @@ def quantisation(library: Callable[..., Any], precision: Precision, plain: Seque
         bnb_4bit_compute_dtype=precision.dtype,
         llm_int8_skip_modules=list(plain),
     )
-    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device() if card else "cpu"}}

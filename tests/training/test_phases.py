@@ -158,13 +158,12 @@ def test_draws_of_a_sample_do_not_depend_on_its_batch() -> None:
 
 @pytest.fixture
 def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for bitsandbytes and a GPU: its 8-bit AdamW has the moments of torch's."""
+    """A stand-in for bitsandbytes: its 8-bit AdamW has the moments of torch's."""
     package, optim = types.ModuleType("bitsandbytes"), types.ModuleType("bitsandbytes.optim")
     package.optim, optim.AdamW8bit = optim, torch.optim.AdamW  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "bitsandbytes", package)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optim)
     monkeypatch.setattr(precision_module.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
 @pytest.mark.usefixtures("bitsandbytes")

@@ -78,7 +78,7 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
     """
     _require(folder, "config.json")
     library: Any = diffusers.BitsAndBytesConfig if issubclass(kind, ModelMixin) else transformers.BitsAndBytesConfig
-    quantised = quantisation(library, Precision(dtype, bits), NEVER_QUANTISED, f"the model in {folder}")
+    quantised = quantisation(library, Precision(dtype, bits), NEVER_QUANTISED, f"the model in {folder}", ())
     try:
         loaded: Any = kind.from_pretrained(
             str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,

@@ -207,7 +207,7 @@ def audit(
         typer.Option(help="Precision of the judge's weights, as a recipe's judge.dtype."),
     ] = "float32",
     bits: Annotated[
-        Literal["4", "8"] | None, typer.Option(help="Quantise its language model, as judge.bits; needs a GPU.")
+        Literal["4", "8"] | None, typer.Option(help="Quantise its language model, as judge.bits; 4 need a GPU.")
     ] = None,
     seed: Seed = 0,
     output: Folder = Path("runs/audit"),

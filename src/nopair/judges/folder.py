@@ -6,17 +6,20 @@ Only local files and only safetensors are read, and no code from the folder is r
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.errors import ModelError
-from nopair.precision import Precision, quantisation
+from nopair.precision import Bits, Precision, quantisation
 from nopair.surplus import surplus_layers
 from nopair.tokenizer import read_tokenizer
 from nopair.weights import PREFIX, resolve
+
+ON_CPU: Final[tuple[Bits, ...]] = (8,)
+"""Not 4: bitsandbytes repacks NF4 weights for a CPU where a pass wants no gradient, and then they give none."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,14 @@ def load_parts(
         plain: parts of the model that are never quantised, by their full names.
 
     Raises:
-        ModelError: the folder is missing, incomplete, or of another family; or quantised weights find no GPU.
+        ModelError: the folder is missing, incomplete, or of another family; or 4-bit weights find no GPU.
         MissingExtraError: quantised weights are wanted without bitsandbytes.
     """
     config_class: Any = model_class.config_class
     family, needed = family_of(folder), config_class.model_type
     if family != needed:
         raise ModelError(f"the judge in {folder} is of the family {family!r}, but {needed!r} is needed")
-    quantised = quantisation(BitsAndBytesConfig, precision, ("lm_head", *plain), f"the judge in {folder}")
+    quantised = quantisation(BitsAndBytesConfig, precision, ("lm_head", *plain), f"the judge in {folder}", ON_CPU)
     try:
         loaded: Any = model_class.from_pretrained(
             folder,

@@ -29,10 +29,11 @@ def load_judge(
     """A frozen judge from an ordinary checkpoint folder: safetensors weights, tokenizer, image processor, template.
 
     Nothing is downloaded and no code from the folder is run. With `bits`, the language model is quantised (int8, or
-    NF4) on the current GPU while it is read, and computes in `dtype`; the vision tower stays as it is.
+    NF4) while it is read, on the current GPU or, int8 only, on a machine without one; it computes in `dtype`, and the
+    vision tower stays as it is.
 
     Raises:
-        ModelError: the folder is missing, incomplete, or of a family not in `FAMILIES`; or `bits` without a GPU.
+        ModelError: the folder is missing, incomplete, or of a family not in `FAMILIES`; or 4 `bits` without a GPU.
         MissingExtraError: `bits` without bitsandbytes.
         JudgeError: Yes and No cannot be told apart by one token, or the chat template leaves out images.
     """

@@ -1,6 +1,6 @@
 """Linear layers with quantised weights, as shapes: the bytes they hold, and what they need for a moment to compute.
 
-bitsandbytes cannot build its layers without a GPU. What it does is counted by hand: NF4 keeps half a byte a weight and
+bitsandbytes cannot quantise on the meta device. What it does is counted by hand: NF4 keeps half a byte a weight and
 a scale for each block of 64, which is quantised itself (`nopair.precision`): a byte, and a float32 for each 256 of
 them; int8 keeps a byte a weight and a float32 for each row. Both unpack a layer's weights to multiply by them (int8
 only in the backward pass), once in each direction, and keep nothing unpacked.

@@ -23,10 +23,10 @@ def require_optimiser(name: str) -> None:
     """Check that an optimiser of a recipe can work here; it is only made when its phase begins.
 
     Raises:
-        MissingExtraError, ModelError: see `require_bitsandbytes`.
+        MissingExtraError: see `require_bitsandbytes`.
     """
     if name == "adamw8bit":
-        require_bitsandbytes("optimiser adamw8bit", "set optimiser to adamw")
+        require_bitsandbytes()
 
 
 def _adamw(

@@ -125,7 +125,10 @@ def test_the_precision_asked_for_is_the_judges_and_is_told(folder: Path, tmp_pat
     assert (found["device"], found["dtype"], found["bits"]) == ("cpu", "bfloat16", None)
 
 
-def test_bits_without_a_gpu_and_unknown_devices_are_told_before_the_work(folder: Path, tmp_path: Path) -> None:
+def test_bits_beside_the_gpu_and_unknown_devices_are_told_before_the_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for place, words in ((Place("cpu", bits=4), "leave out --bits"), (Place("tpu"), "choose auto, cpu")):
         with pytest.raises(ConfigError, match=words):
             audit("tiny:judge", folder, None, Settings(starts=0), tmp_path / "out", place, as_json=True)

@@ -71,7 +71,7 @@ class Settings:
 class Place:
     """Where models compute (as `choose_device` takes it), and in which precision the judge does.
 
-    With `bits`, its language model is quantised, which needs a GPU. The base keeps float32.
+    With `bits`, its language model is quantised; 4 need a GPU. The base keeps float32.
     """
 
     device: str = "auto"
@@ -102,7 +102,7 @@ def audit(
         MemoryShortError: the device is too small.
         DataError, ImageError: a case cannot be used.
         ConfigError: an unknown category; the base cannot take images of the cases' size; there is no such device, or
-            `bits` without a GPU.
+            `bits` where there is a GPU and the device is another.
         OutputError: `output` cannot be written.
     """
     listed = None if folder is None else FolderCases(folder)
@@ -182,8 +182,10 @@ def examine(
 
 def _device(place: Place) -> torch.device:
     device = choose_device(place.device)
-    if place.bits is not None and device.type != "cuda":
-        raise ConfigError(f"--bits {place.bits} quantises on a CUDA GPU, and the device is {device}; leave out --bits")
+    if place.bits is not None and device.type != "cuda" and torch.cuda.is_available():
+        raise ConfigError(
+            f"--bits {place.bits} quantises on the GPU here, and the device is {device}; leave out --bits"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)  # what loads quantised weights knows only a current GPU
     return device
