@@ -59,7 +59,7 @@ SUPERVISION: Final = Study(
     variants=(
         Variant("NP-Edit"),
         Variant("SFT", ("sft.steps=120", "npedit.steps=0")),
-        # A step of NP-Edit takes five times that of fine-tuning at as many samples (benchmarks/phases.py --samples 8).
+        # A step of NP-Edit takes five times the processor time of one of this (benchmarks/phases.py --samples 8).
         Variant("SFT, as long", ("sft.steps=600", "npedit.steps=0")),
         Variant("SFT, then NP-Edit", ("sft.steps=60", "npedit.steps=60")),
         Variant("SFT, then Flow-GRPO", ("sft.steps=60", "grpo.steps=60", "npedit.steps=0")),
