@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2Config,
     Qwen2VLImageProcessorPil,
+    Qwen3Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -161,19 +162,24 @@ def _llava_onevision(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return LlavaOnevisionForConditionalGeneration(config).eval()
 
 
-def _internvl(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def _internvl(tokenizer: PreTrainedTokenizerFast, text: Any = None) -> PreTrainedModel:
     vision = InternVLVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=[32, 32],
         patch_size=[4, 4], initializer_range=0.2,
     )  # fmt: skip
     config = InternVLConfig(
         vision_config=vision,
-        text_config=Qwen2Config(**_qwen2(tokenizer)),
+        text_config=text or Qwen2Config(**_qwen2(tokenizer)),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=16,
         tie_word_embeddings=False,
     )
     return InternVLForConditionalGeneration(config).eval()
+
+
+def _internvl3_5(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """The later generation: a Qwen3 text model."""
+    return _internvl(tokenizer, Qwen3Config(**_qwen2(tokenizer, head_dim=16)))
 
 
 def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -296,3 +302,5 @@ CASES = {
         call={"do_image_splitting": False},
     ),
 }  # fmt: skip
+
+INTERNVL3_5 = replace(CASES["internvl"], model=_internvl3_5)

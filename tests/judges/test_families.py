@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -84,6 +85,23 @@ def test_answers_are_the_librarys_own(family: str, family_judge: VisionLanguageJ
     for sample, asked in enumerate((prompts, prompts[::-1])):
         theirs = [_library_odds(family_judge, case, prompt, reference[sample], edited[sample]) for prompt in asked]
         torch.testing.assert_close(ours[sample], torch.stack(theirs), rtol=0, atol=2e-5)
+
+
+def test_internvl_with_a_qwen3_text_model_answers_as_the_library(
+    sibling: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """As InternVL3.5 has; its gradient reaches the edited image."""
+    case = sibling("judges/families.py").INTERNVL3_5
+    case.save(tmp_path)
+    judge = load_judge(tmp_path)
+    assert judge.model.config.text_config.model_type == "qwen3"  # pyright: ignore
+    prompts, reference, edited = _prompts("internvl"), _images(1, REFERENCE), _images(1).requires_grad_()
+    odds = judge.yes_minus_no(reference, edited, [_ask(*prompts)])
+    theirs = [_library_odds(judge, case, prompt, reference[0], edited[0].detach()) for prompt in prompts]
+    torch.testing.assert_close(odds[0], torch.stack(theirs), rtol=0, atol=2e-5)
+    (gradient,) = torch.autograd.grad(odds.sum(), edited)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any()
 
 
 def test_the_order_of_the_images_counts(family_judge: VisionLanguageJudge) -> None:
