@@ -41,7 +41,7 @@ class FileToy(ToyBackbone):
         torch.save(self.transformer.state_dict(), folder / "toy.pt")
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype) -> Self:
+    def load(cls, folder: Path, dtype: torch.dtype, bits: None = None) -> Self:
         toy = cls.build(seed=99)
         toy.transformer.load_state_dict(torch.load(folder / "toy.pt", weights_only=True))
         return cls(toy.transformer.to(dtype))

@@ -113,7 +113,7 @@ def test_calls_that_cannot_work(folder: Path, tmp_path: Path) -> None:
         (image, None, out, InstructionError, "no instruction"),
         (image, "go", None, OutputError, "-o"),
         (image, "go", tmp_path / "out.doc", OutputError, "image format"),
-        (image, "go", tmp_path, OutputError, "image format"),
+        (image, "go", tmp_path, OutputError, "is a folder"),
         (tmp_path / "no.png", "go", out, ImageError, "no such image"),
         (tmp_path / ("x" * 300), "go", out, ImageError, "File name too long"),
         (tmp_path / "empty", "go", tmp_path / "o", ImageError, "no image in this folder"),

@@ -185,9 +185,9 @@ def test_every_family_keeps_to_its_device(far: ModuleType, models: Path, tmp_pat
 
 def test_models_in_each_others_place_are_told_apart(models: Path, tmp_path: Path) -> None:
     judge, base = models / "judges" / "internvl", models / "bases" / "flux2"
-    with pytest.raises(ModelError, match=r"model_index\.json"):
+    with pytest.raises(ModelError, match="it may be a judge"):
         compose(recipe(models, str(judge), "internvl", tmp_path))
-    with pytest.raises(ModelError, match=r"config\.json"):
+    with pytest.raises(ModelError, match="it is a base or an editor"):
         compose(recipe(models, "zimage", str(base), tmp_path))
 
 
@@ -222,6 +222,7 @@ def test_every_base_trains_on_photos_of_two_sizes_and_edits_at_the_first(
     training = compose(recipe(models, base, "smolvlm", tmp_path / "run", *adapters_of(base), data))
     before = [value.detach().clone() for value in training.roles.trainable("student").values()]
     for phase in (training.warmup, training.npedit):
+        phase.begin()
         for step in (0, 3):  # one of each size
             assert all(isfinite(value) for value in phase.step(step).values())
     assert seen == {(name, *size) for name in ("warmup", "npedit") for size in ((64, 64), (80, 48))}

@@ -23,6 +23,12 @@ from nopair.cli.common import (
 )
 from nopair.errors import ConfigError
 
+_PerCategory: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Edits of each kind; by default 32 in the shapes world, all of a benchmark.")
+]
+_MaybeSeed: TypeAlias = Annotated[
+    int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.", show_default="0")
+]
 _Categories: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -44,16 +50,10 @@ def evaluate(
     rubric: RubricFile = None,
     features: FeatureNames = None,
     language: Annotated[list[str] | None, typer.Option(help="Only instructions in this language: en, cn.")] = None,
-    per_category: Annotated[
-        int | None,
-        typer.Option(min=1, help="Edits of each kind; by default 32 in the shapes world, all of a benchmark."),
-    ] = None,
+    per_category: _PerCategory = None,
     categories: _Categories = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take and cost.")] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.", show_default="0"),
-    ] = None,
+    seed: _MaybeSeed = None,
     output: Folder = Path("runs/evaluate"),
     device: Device = "auto",
     dtype: Computed = "auto",
