@@ -16,7 +16,7 @@ SHIPPED: Final = "tiny:editor"
 def demo(output: Folder = Path("runs/demo"), seed: Seed = 0) -> None:
     """Train a small editor from scratch, score it, and write a report: DIR/report.html.
 
-    Needs 2 CPU cores, 7 to 15 minutes, and no network. The folder also gets the editor itself, the picture of
+    Needs 2 CPU cores, 8 to 17 minutes, and no network. The folder also gets the editor itself, the picture of
     the results (grid.png) and all numbers (results.json).
     """
     from nopair.evaluation.demo import demo as run_demo
