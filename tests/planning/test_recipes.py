@@ -50,7 +50,9 @@ def test_a_recipe_fits_its_tier_by_the_table_of_planned_figures(name: str) -> No
     bits = f", {recipe.judge.bits} bits" if recipe.judge.bits else ""
     assert judge == recipe.judge.path.rpartition("/")[2] + bits
     assert trained.endswith(f", {recipe.base.roles}")
-    assert Plan(name, 1, {}, {}, (StagePlan("all", {"all": round(gib * GIB)}, {}),), ()).fits(TIERS[parts(name)[1]][0])
+    assert Plan(name, 1, {}, {}, (StagePlan("all", {"all": round(gib * GIB)}, {}),), (), {}).fits(
+        TIERS[parts(name)[1]][0]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
