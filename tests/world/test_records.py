@@ -13,7 +13,8 @@ from nopair.errors import DataError
 from nopair.types import EditBatch, EditRecord
 from nopair.world.cases import held_out_cases
 from nopair.world.edits import CATEGORIES, FREE_FORM, random_edit, random_scene, sample_edit
-from nopair.world.records import WorldSource, to_record
+from nopair.world.oracle import achieved, subject_identity
+from nopair.world.records import WorldSource, composed, to_record
 from nopair.world.render import render
 from nopair.world.scenes import (
     CAPTIONS,
@@ -144,12 +145,25 @@ def test_cases_are_held_out_balanced_and_repeatable() -> None:
     assert all(is_held_out(case.source) or is_held_out(case.target) for case in cases)
 
 
-def test_the_wished_for_caption_of_a_free_form_edit_leaves_places_open() -> None:
-    edit = sample_edit(random.Random(0), FREE_FORM, held_out=False)
+@given(st.integers(0, 10**6))
+def test_the_wished_for_caption_of_a_free_form_edit_has_places_that_the_reference_tells(seed: int) -> None:
+    edit = sample_edit(random.Random(seed), FREE_FORM, held_out=False)
     record = to_record(edit)
-    told = [describe_thing(thing) for thing in edit.target.things]
-    assert record.edited_caption == f"{', '.join(told)}, on {describe_background(edit.target.background)}"
+    (subject,) = edit.source.things
+    (other,) = (thing for thing in edit.target.things if thing.shape != subject.shape)
+    corner = {"top left": "bottom right", "bottom right": "top left", "top right": "bottom left"}
+    place = corner.get(CELLS[subject.cell], "top right")
+    *things, ground = record.edited_caption.split(", ")
+    told = {f"{describe_thing(subject)} {CELLS[subject.cell]}", f"{describe_thing(other)} {place}"}
+    assert set(things) == told
+    assert ground == f"on {describe_background(edit.target.background)}"
     assert record.caption == caption(edit.source)
+
+
+def test_what_the_wished_for_caption_of_a_free_form_edit_says_is_a_right_answer() -> None:
+    edits = [sample_edit(random.Random(seed), FREE_FORM, held_out=True) for seed in range(40)]
+    assert all(achieved(edit, composed(edit)) for edit in edits)
+    assert all(subject_identity(edit, composed(edit)) == 1.0 for edit in edits)
 
 
 def test_cases_of_chosen_categories_are_those_among_all() -> None:

@@ -6,31 +6,42 @@ where the first becomes the second.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from nopair.types import EditBatch, EditRecord
 from nopair.world.edits import CATEGORIES, FREE_FORM, Edit, draw_category, require_mixture, sample_edit
 from nopair.world.render import render
-from nopair.world.scenes import Scene, caption, caption_without_places
+from nopair.world.scenes import Scene, caption, opposite
 
 
 def to_record(edit: Edit, describe: Callable[[Scene], str] = caption) -> EditRecord:
     """The reference image and the words of an edit. The target survives only as its caption, by `describe`.
 
-    That of `free-form` says no places: the instruction leaves them open, and a teacher that was told one would draw the
-    student there for no reason that the student can see.
+    The places that `free-form` leaves open are those of `composed` in it.
     """
-    told = caption_without_places if edit.category == FREE_FORM else describe
+    wanted = composed(edit) if edit.category == FREE_FORM else edit.target
     return EditRecord(
         reference=render(edit.source),
         instruction=edit.instruction,
         caption=describe(edit.source),
-        edited_caption=told(edit.target),
+        edited_caption=describe(wanted),
         category=edit.category,
         subject=edit.subject,
     )
+
+
+def composed(edit: Edit) -> Scene:
+    """What a `free-form` edit asks for, arranged so that the reference tells all places.
+
+    The subject stays where it is, and the other thing stands in the opposite corner. Told places that only the target
+    knows, the teacher would draw the student to them for no reason that the student can see; told none, it draws things
+    everywhere (benchmarks/captions.py).
+    """
+    (subject,) = (thing for thing in edit.source.things if thing.shape == edit.subject)
+    (other,) = (thing for thing in edit.target.things if thing.shape != edit.subject)
+    return Scene(edit.target.background, (subject,)).with_thing(replace(other, cell=opposite(subject.cell)))
 
 
 def to_batch(records: Sequence[EditRecord]) -> EditBatch:

@@ -96,6 +96,11 @@ def is_held_out(scene: Scene) -> bool:
     )
 
 
+def opposite(cell: int) -> int:
+    """The cell across the centre."""
+    return len(CELLS) - 1 - cell
+
+
 def describe_thing(thing: Thing) -> str:
     """`small striped red circle`; a plain texture is not mentioned."""
     texture = "" if thing.texture == "plain" else f"{thing.texture} "

@@ -113,6 +113,7 @@ FAKE_STEPS: Final = Study(
         Variant("1", ("npedit.fake_steps=1",)),
         Variant("5", ("npedit.fake_steps=5",)),
         Variant("2, on fresh samples", ("npedit.fake_samples=fresh",)),
+        Variant("5, on fresh samples", ("npedit.fake_steps=5", "npedit.fake_samples=fresh")),
     ),
 )
 
