@@ -173,6 +173,11 @@ CAPTIONS: Final = Study(
     ),
 )
 
+_REDRAWN_SCENE: Final = (
+    *("npedit.redraw_weight=2.0", "npedit.redraw_context=unedited", "npedit.redraw_low=0.5", "npedit.redraw_high=0.8"),
+    *("npedit.preserve_time={default: 0.75}", "npedit.preserve_width=0.24"),
+)
+
 FREE_FORM: Final = Study(
     name="free-form",
     question="Can a subject be put into a new scene, and what are the two questions about it worth?",
@@ -189,8 +194,10 @@ FREE_FORM: Final = Study(
         Variant("full", (), (4, 8)),
         Variant("no-identity", ("npedit.questions=[edit]",), (4, 8)),
         Variant("dmd-only", ("npedit.judge_weight=0.0",), (4, 8)),
+        Variant("full, redrawn", _REDRAWN_SCENE, (4, 8)),
     ),
     categories=("free-form",),
+    times=3,
     scorer="tiny:judge-2",
 )
 

@@ -37,6 +37,7 @@ class Study:
         variants: the first is what the others are held against.
         overrides: of all variants, before their own.
         categories: of edit that the editors are scored on.
+        times: as many held-out edits of each kind as the scale says; more where the kinds are few.
         scorer: judge that scores all editors beside the oracle; None for the one that each was trained under.
         audited: whether the judges that they were trained under are audited, too.
     """
@@ -47,6 +48,7 @@ class Study:
     variants: tuple[Variant, ...]
     overrides: tuple[str, ...] = ()
     categories: tuple[str, ...] = CATEGORIES
+    times: int = 1
     scorer: str | None = None
     audited: bool = False
 
@@ -62,7 +64,7 @@ class Scale:
 
     Attributes:
         seeds: of training; scenes, noises and order of data all follow.
-        per_category: held-out edits of each kind that an editor is scored on, the same ones for all.
+        per_category: held-out edits of each kind that an editor is scored on, the same ones for all; a study may ask for more.
         most_steps: that any phase may take; None for all that the recipe says.
     """
 

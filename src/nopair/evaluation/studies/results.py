@@ -39,7 +39,7 @@ def sum_up(study: Study, jobs: Sequence[Job], command: str) -> dict[str, Any]:
         "question": study.question,
         "claim": study.claim,
         "configurations": configurations,
-        "edits": len(study.categories) * jobs[0].scale.per_category,
+        "edits": len(study.categories) * jobs[0].per_category,
         "scenes_seed": SCENES,
         "scorer": study.scorer,
         "command": command,

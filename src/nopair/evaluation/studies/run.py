@@ -60,6 +60,11 @@ class Job:
         return self.root / self.study.name / file_name(self.variant.name) / f"seed-{self.seed}"
 
     @property
+    def per_category(self) -> int:
+        """Held-out edits of each kind that the editor is scored on."""
+        return self.scale.per_category * self.study.times
+
+    @property
     def recipe(self) -> Recipe:
         """What is trained. Raises ConfigError."""
         threads = "null" if self.threads is None else str(self.threads)
@@ -92,7 +97,7 @@ class Job:
         recipe = self.recipe
         idle = {name for name in PHASES if not getattr(recipe, name).steps}
         own = said(recipe, set(Recipe.model_fields) - {"output", "threads", "logging", "checkpoint"} - idle)
-        scored = f"{self.variant.sampled} {self.scale.per_category} {SCENES}"
+        scored = f"{self.variant.sampled} {self.per_category} {SCENES}"
         others = "" if self.study.categories == CATEGORIES else f" {self.study.categories}"
         scorer = "" if self.scorer is None else f" judged by {self.scorer}"
         models = f"{base_contents(recipe)} {judge_contents(recipe)} {contents([self.scorer] if self.scorer else [])}"
@@ -216,7 +221,7 @@ def _started(job: Job) -> Recipe:
 
 def _marks(job: Job, editor: Editor, judge: Judge) -> list[dict[str, Any]]:
     """Scores at every number of sampling steps that is asked for."""
-    edits = held_out_cases(SCENES, job.scale.per_category, job.study.categories)
+    edits = held_out_cases(SCENES, job.per_category, job.study.categories)
     marks = []
     for steps in job.variant.sampled or (editor.settings.steps,):
         found = evaluate_editor(editor.with_steps(steps), judge, edits, job.seed)
