@@ -64,7 +64,8 @@ class Scale:
 
     Attributes:
         seeds: of training; scenes, noises and order of data all follow.
-        per_category: held-out edits of each kind that an editor is scored on, the same ones for all; a study may ask for more.
+        per_category: held-out edits of each kind that an editor is scored on, the same ones for all; a study may ask
+            for more.
         most_steps: that any phase may take; None for all that the recipe says.
     """
 
