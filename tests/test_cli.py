@@ -512,3 +512,24 @@ def test_names_of_files_need_not_be_text(run: Run, toy_editor: list[str], photos
     assert code == 2
     assert "no such image" in err
     assert len(toy_editor) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("demo", "-o", "a.txt"), "a.txt"),
+        (("demo", "-o", "no/such/folder/a.png"), "no/such/folder"),
+        (("demo", "base.path=missing", "-o", "a.png"), "missing"),
+        (("demo", "npedit.guidence=2", "-o", "a.png"), "npedit.guidance"),
+        (("no-such-recipe", "-o", "a.png"), "no-such-recipe"),
+    ],
+)
+def test_a_preview_that_cannot_be_drawn_is_one_clear_line(
+    run: Run, arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run("preview", *arguments, "--count", 1, "--steps", 1)
+    assert code in (2, 3)
+    assert said in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())

@@ -145,6 +145,33 @@ def plan(
     show_plan(load_recipe(recipe, overrides or []), speed, ranks, device, switches=switches, as_json=as_json)
 
 
+@app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as data.path=photos.jsonl.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Picture to write.")] = Path(
+        "preview.png"
+    ),
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Records to show.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Calls of the teacher for each picture.")] = 20,
+    device: Device = "auto",
+) -> None:
+    """Draw what a recipe's base makes of the edited captions of its data: what it cannot draw, no editor will learn.
+
+    Loads the base alone. A row for each record: the photo, its words, what the base draws from noise as training will
+    ask it to, and where it sees the edit in the photo.
+    """
+    from rich.console import Console
+
+    from nopair.config import load_recipe
+    from nopair.device import choose_device
+    from nopair.evaluation.preview import preview as draw
+
+    draw(load_recipe(recipe, overrides or []), output, count, steps, str(choose_device(device)), Console())
+
+
 @app.command(name="import")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The authors' zimage_npedit_internvl.pt.")],

@@ -31,36 +31,43 @@ def draw_grid(examples: Sequence[Example]) -> Float[Tensor, "3 rows columns"]:
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(COLUMNS):
-        draw.text((_left(column), 11), title, INK, _font(14))
+        draw.text((left(column), 11), title, INK, font(14))
     for row, example in enumerate(examples):
         _draw_row(canvas, draw, HEADER + row * (TILE + CAPTION), example)
+    return pixels_of(canvas)
+
+
+def pixels_of(canvas: Image.Image) -> Float[Tensor, "3 rows columns"]:
+    """An RGB picture as values in [0, 1]."""
     values = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8)
-    return values.view(size[1], size[0], 3).permute(2, 0, 1) / 255
+    return values.view(canvas.height, canvas.width, 3).permute(2, 0, 1) / 255
 
 
 def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, example: Example) -> None:
     images = {0: example.reference, 2: example.before, 3: example.after, 4: example.target}
     for column, pixels in images.items():
-        canvas.paste(_tile(pixels), (_left(column), top))
-    draw.text((_left(1), top), example.category, FAINT, _font(13))
-    for line, text in enumerate(_wrap(draw, example.instruction, _font(16))):
-        draw.text((_left(1), top + 24 + 21 * line), text, INK, _font(16))
+        canvas.paste(tile(pixels), (left(column), top))
+    draw.text((left(1), top), example.category, FAINT, font(13))
+    for line, text in enumerate(wrap(draw, example.instruction, font(16))):
+        draw.text((left(1), top + 24 + 21 * line), text, INK, font(16))
     for column, marks in ((2, example.before_marks), (3, example.after_marks)):
         first = f"success {marks.success:.2f}   realism {marks.realism:.2f}"
         second = f"preservation {marks.preservation:.2f}   overall {marks.overall:.2f}"
-        draw.text((_left(column), top + TILE + 4), first, FAINT, _font(12))
-        draw.text((_left(column), top + TILE + 19), second, FAINT, _font(12))
+        draw.text((left(column), top + TILE + 4), first, FAINT, font(12))
+        draw.text((left(column), top + TILE + 19), second, FAINT, font(12))
 
 
-def _left(column: int) -> int:
+def left(column: int) -> int:
+    """Where a column of tiles begins, in pixels."""
     return GAP + column * (TILE + GAP)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own, of so many pixels."""
     return ImageFont.load_default(size)
 
 
-def _tile(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
+def tile(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
     """A square preview: small images enlarged by whole pixels as they are, others scaled, margins left white."""
     height, width = pixels.shape[1:]
     longest = max(height, width)
@@ -74,7 +81,7 @@ def _tile(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
     return tile
 
 
-def _wrap(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+def wrap(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """Lines that fit a tile's width, at most `MOST_LINES`; a word longer than a line is broken."""
     lines = [""]
     for word in text.split():

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nopair.config import EditPhaseConfig
 from nopair.judges.questions import VERSION
-from nopair.method.flow import guided
 from nopair.method.matching import Normaliser, denoising_loss, dmd_loss, per_pixel, per_sample, query_times, redraw_loss
 from nopair.method.objective import (
     StudentLosses,
@@ -28,7 +27,7 @@ from nopair.training.lessons import LESSONS, WARMUP
 from nopair.training.optim import Ema, accumulate
 from nopair.training.parts import Parts, Piece, Trained, assign
 from nopair.training.phase import State
-from nopair.types import EditBatch
+from nopair.training.teaching import guided_teacher
 
 NORMALISERS: dict[str, Normaliser] = {"per_sample": per_sample, "per_pixel": per_pixel}
 
@@ -161,14 +160,7 @@ class EditPhase:
         config, roles, batch = self._config, self._parts.roles, piece.batch
         x0 = generate(self._parts, piece, self._unroll)
         t, noise = self._query(piece), piece.draws.noise()
-        scales = self._guidance(batch, index)
-        negative = roles.teacher.encode_text(self._negatives(batch))
-
-        def real(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-            conditional = roles.teacher.velocity(x, time, piece.caption, context)
-            if set(scales) == {1.0}:  # what guidance would lead away from does not count
-                return conditional
-            return guided(conditional, roles.teacher.velocity(x, time, negative, context), torch.tensor(scales).to(x))
+        real = guided_teacher(roles.teacher, config, piece, context, index)
 
         def fake(x: Float[Tensor, "b c h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
             return roles.fake.velocity(x, time, piece.caption, context)
@@ -193,17 +185,6 @@ class EditPhase:
             config.redraw_steps,
             NORMALISERS[config.normaliser],
         )
-
-    def _guidance(self, batch: EditBatch, index: int) -> list[float]:
-        """Guidance scale of each sample at a step."""
-        config = self._config
-        left = 1 - (1 - config.guidance_final_fraction) * index / config.steps
-        return [1 + left * (config.guidance.get(name, config.guidance["default"]) - 1) for name in batch.categories]
-
-    def _negatives(self, batch: EditBatch) -> tuple[str, ...]:
-        """What guidance leads away from: the recipe's prompt, or the references as they are."""
-        prompt = self._config.negative_prompt
-        return batch.captions if prompt is None else (prompt,) * len(batch)
 
     def _judge(
         self, piece: Piece, x0: Float[Tensor, "b c h w"], index: int

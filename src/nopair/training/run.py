@@ -170,6 +170,21 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     return Training(recipe, backbone, size, judge, roles, warmup, npedit, phases)
 
 
+def compose_teacher(recipe: Recipe, device: torch.device | str, count: int) -> tuple[Backbone, list[EditBatch]]:
+    """The recipe's base alone, and the first `count` records of its sample grids, one by one. Writes to the recipe's
+    output as `compose` does.
+
+    Raises:
+        ModelError: the base cannot be used.
+        DataError: the photos cannot.
+    """
+    _, shown, sizes, _ = _sources(recipe, torch.device(device), ALONE)
+    base = recipe.base
+    backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype), base.bits).to(device)
+    backbone.latent_shape(*sizes[0])
+    return backbone, [shown.batch([index]) for index in range(count)]
+
+
 def _baselines(parts: Parts, device: torch.device) -> list[StudentPhase]:
     """Those that the recipe asks for; the others are spared their averages."""
     recipe, found = parts.recipe, list[StudentPhase]()
