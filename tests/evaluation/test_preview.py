@@ -1,5 +1,6 @@
 """A look at a recipe's teacher before it is trained under."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from nopair.config import Recipe, load_recipe
+from nopair.data.broken import BROKEN
 from nopair.evaluation.grid import GAP, HEADER, TILE
 from nopair.evaluation.preview import COLUMNS, Look, draw_looks, look, preview
 from nopair.method.flow import guided
@@ -58,12 +60,19 @@ def test_its_estimate_keeps_the_reference_where_both_captions_say_the_same() -> 
     assert not torch.allclose(look(teacher, recipe, record, 0, 1).estimate, through, atol=0.1)
 
 
-def test_the_picture_has_a_row_for_each_record_and_the_run_is_left_alone(tmp_path: Path) -> None:
+def test_the_picture_has_a_row_for_each_photo_and_the_run_is_left_alone(tmp_path: Path) -> None:
     run, picture = tmp_path / "run", tmp_path / "é.png"
-    preview(recipe_of(output=run), picture, 3, 1, "cpu", Console(quiet=True))
+    Image.new("RGB", (70, 50), "red").save(tmp_path / "photo.png")
+    words = {"instruction": "add a hat", "caption": "a cat", "edited_caption": "a cat with a hat", "category": "add"}
+    line = json.dumps({"image": "photo.png"} | words)
+    (tmp_path / "photos.jsonl").write_text(f"{line}\n{line}\n")
+    data = f'{{source: photos, path: "{tmp_path / "photos.jsonl"}", height: 64, width: 64}}'
+    run.mkdir()
+    (run / BROKEN).write_text("what an earlier run has counted")
+    preview(recipe_of(f"data={data}", output=run), picture, 3, 1, "cpu", Console(quiet=True))
     with Image.open(picture) as image:
         assert image.size == (GAP + len(COLUMNS) * (TILE + GAP), HEADER + 3 * (TILE + GAP))
-    assert not run.exists()
+    assert [file.read_text() for file in run.iterdir()] == ["what an earlier run has counted"]
 
 
 def test_all_images_and_words_of_a_look_are_in_the_picture() -> None:
