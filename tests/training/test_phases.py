@@ -468,9 +468,9 @@ def test_each_category_has_its_own_time_at_which_the_teacher_says_where_the_edit
 
 def test_guidance_falls_evenly_to_the_share_that_the_recipe_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[float]] = []
-    phases = "nopair.training.phases"
+    teaching = "nopair.training.teaching"
     whole = guided
-    monkeypatch.setattr(f"{phases}.guided", lambda c, u, s: seen.append(s.tolist()) or whole(c, u, s))
+    monkeypatch.setattr(f"{teaching}.guided", lambda c, u, s: seen.append(s.tolist()) or whole(c, u, s))
     falling = ("npedit.guidance={default: 3.0, background: 2.0}", "npedit.guidance_final_fraction=0.5")
     parts = make_parts(make_recipe(*falling))
     phase = begun(EditPhase(parts))
