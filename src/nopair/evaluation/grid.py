@@ -27,14 +27,19 @@ COLUMNS: Final = ("reference", "instruction", "after warm-up", "trained without 
 
 def draw_grid(examples: Sequence[Example]) -> Float[Tensor, "3 rows columns"]:
     """The picture, RGB in [0, 1]; columns as in `COLUMNS`."""
-    size = (GAP + len(COLUMNS) * (TILE + GAP), HEADER + len(examples) * (TILE + CAPTION))
-    canvas = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(COLUMNS):
-        draw.text((left(column), 11), title, INK, font(14))
+    canvas, draw = sheet(COLUMNS, len(examples) * (TILE + CAPTION))
     for row, example in enumerate(examples):
         _draw_row(canvas, draw, HEADER + row * (TILE + CAPTION), example)
     return pixels_of(canvas)
+
+
+def sheet(titles: Sequence[str], height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """An empty picture with a column of tiles under each title, `height` pixels below the header, and its pen."""
+    canvas = Image.new("RGB", (GAP + len(titles) * (TILE + GAP), HEADER + height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        draw.text((left(column), 11), title, INK, font(14))
+    return canvas, draw
 
 
 def pixels_of(canvas: Image.Image) -> Float[Tensor, "3 rows columns"]:

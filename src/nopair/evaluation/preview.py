@@ -10,7 +10,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageDraw
 from rich.console import Console
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from nopair.config import Recipe
 from nopair.data.files import check_output
 from nopair.data.images import save_image
 from nopair.device import enough_memory
-from nopair.evaluation.grid import FAINT, GAP, HEADER, INK, PAPER, TILE, font, left, pixels_of, tile, wrap
+from nopair.evaluation.grid import FAINT, GAP, HEADER, INK, TILE, font, left, pixels_of, sheet, tile, wrap
 from nopair.method.matching import redrawn
 from nopair.training.keeping import CONTEXTS, estimated
 from nopair.training.parts import Draws, Piece
@@ -79,11 +78,7 @@ def look(teacher: Backbone, recipe: Recipe, record: EditBatch, index: int, steps
 
 def draw_looks(looks: list[Look]) -> Float[Tensor, "3 rows columns"]:
     """A row for each, RGB in [0, 1]; columns as in `COLUMNS`."""
-    size = (GAP + len(COLUMNS) * (TILE + GAP), HEADER + len(looks) * (TILE + GAP))
-    canvas = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(COLUMNS):
-        draw.text((left(column), 11), title, INK, font(14))
+    canvas, draw = sheet(COLUMNS, len(looks) * (TILE + GAP))
     for row, one in enumerate(looks):
         top = HEADER + row * (TILE + GAP)
         for column, pixels in ((0, one.reference), (2, one.drawn), (3, one.estimate)):
