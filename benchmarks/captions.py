@@ -13,7 +13,7 @@ import torch
 from nopair.backbones.base import Backbone
 from nopair.config import load_recipe
 from nopair.tiny.quality import sample_base
-from nopair.training.run import compose
+from nopair.training.run import compose_teacher
 from nopair.world.cases import held_out_cases
 from nopair.world.edits import CATEGORIES, FREE_FORM
 from nopair.world.oracle import parse
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--per-category", type=int, default=12)
     parser.add_argument("--seed", type=int, default=5)
     arguments = parser.parse_args()
-    base = compose(load_recipe("demo", [])).roles.teacher
+    base, _ = compose_teacher(load_recipe("demo", []), "cpu", 0)
     kinds = {
         "local": (arguments.per_category, tuple(name for name in CATEGORIES if name != "nothing")),
         "free-form": (8 * arguments.per_category, (FREE_FORM,)),

@@ -19,6 +19,7 @@ app.add_typer(judges, name="judge")
 data = typer.Typer(no_args_is_help=True, help="Datasets: photos with what to ask of each.")
 app.add_typer(data, name="data")
 
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")]
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], typer.Option(help="Precision of the weights written.")]

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from nopair.cli.common import Computed, Device, Dtype, Folder, Seed, app, echo, tell
+from nopair.cli.common import Computed, Device, Dtype, Folder, RecipeName, Seed, app, echo, tell
 from nopair.errors import NopairError
 from nopair.planning.cards import CARDS
 
@@ -87,7 +87,7 @@ def edit(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as npedit.lr=1e-4.")
     ] = None,
@@ -115,7 +115,7 @@ def train(
 
 @app.command()
 def plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as judge.bits=4.")
     ] = None,
@@ -147,7 +147,7 @@ def plan(
 
 @app.command()
 def preview(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change, such as data.path=photos.jsonl.")
     ] = None,

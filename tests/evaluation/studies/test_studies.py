@@ -123,12 +123,12 @@ def test_a_run_is_done_once_scored_at_all_steps_and_leaves_no_checkpoints(
 
 def test_editors_are_scored_on_the_kinds_of_edit_that_the_study_is_about(tmp_path: Path) -> None:
     one, own = STUDY.variants[:1], (*SHORT, "data.categories=[free-form]")
-    study = dataclasses.replace(STUDY, variants=one, overrides=own, categories=("free-form",), times=2)
+    study = dataclasses.replace(STUDY, variants=one, overrides=own, categories=("free-form",), edit_factor=2)
     job = Job(study, study.variants[0], 0, SCALE, tmp_path, threads=1)
     run_job(job, Console(quiet=True))
     assert set(read_result(job.folder)["marks"][0]["categories"]) == {"free-form"}
     assert sum_up(study, [job], "x")["edits"] == 2
-    others = (dataclasses.replace(study, categories=("add",)), dataclasses.replace(study, times=3))
+    others = (dataclasses.replace(study, categories=("add",)), dataclasses.replace(study, edit_factor=3))
     assert all(job.fingerprint != dataclasses.replace(job, study=other).fingerprint for other in others)
 
 

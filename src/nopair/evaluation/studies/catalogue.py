@@ -197,7 +197,7 @@ FREE_FORM: Final = Study(
         Variant("full, redrawn", _REDRAWN_SCENE, (4, 8)),
     ),
     categories=("free-form",),
-    times=3,
+    edit_factor=3,
     scorer="tiny:judge-2",
 )
 

@@ -37,7 +37,7 @@ class Study:
         variants: the first is what the others are held against.
         overrides: of all variants, before their own.
         categories: of edit that the editors are scored on.
-        times: as many held-out edits of each kind as the scale says; more where the kinds are few.
+        edit_factor: held-out edits of each kind, as a multiple of the scale's; more where the kinds are few.
         scorer: judge that scores all editors beside the oracle; None for the one that each was trained under.
         audited: whether the judges that they were trained under are audited, too.
     """
@@ -48,7 +48,7 @@ class Study:
     variants: tuple[Variant, ...]
     overrides: tuple[str, ...] = ()
     categories: tuple[str, ...] = CATEGORIES
-    times: int = 1
+    edit_factor: int = 1
     scorer: str | None = None
     audited: bool = False
 

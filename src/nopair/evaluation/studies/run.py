@@ -62,7 +62,7 @@ class Job:
     @property
     def per_category(self) -> int:
         """Held-out edits of each kind that the editor is scored on."""
-        return self.scale.per_category * self.study.times
+        return self.scale.per_category * self.study.edit_factor
 
     @property
     def recipe(self) -> Recipe:
