@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nopair.config import JudgeConfig, Recipe, load_recipe, parse_recipe, recipe_names
+from nopair.config import JudgeConfig, Recipe, WarmupConfig, load_recipe, parse_recipe, recipe_names
 from nopair.config_data import PhotoDataConfig
 from nopair.errors import ConfigError
 from nopair.settings import Section, dump, path_override
@@ -508,6 +508,7 @@ PHOTOS = "data={source: photos, path: photos}"
         (["grpo.steps=5", "grpo.moves=4"], "grpo.moves=4 must be below sampling.steps=4"),
         (["grpo.steps=5", "sampling.steps=1", "grpo.moves=1"], "grpo.moves=1 must be below sampling.steps=1"),
         (["grpo.steps=5", "npedit.questions=[]"], "grpo.steps needs npedit.questions"),
+        (["grpo.steps=5", "npedit.inverted=[recolour]"], "leave npedit.inverted empty"),
         (["grpo.group=1"], "grpo.group is 1, expected at least 2"),
         (["grpo.clip_range=0.0"], "grpo.clip_range is 0.0"),
         (["grpo.policy=ode"], "'renoise' or 'sde'"),
@@ -516,6 +517,28 @@ PHOTOS = "data={source: photos, path: photos}"
 )
 def test_impossible_baselines_are_refused(overrides: list[str], words: str) -> None:
     assert words in complaint(*overrides)
+
+
+@pytest.mark.parametrize("key", ["guidance", "preserve_time"])
+def test_a_category_that_there_is_not_is_refused(key: str) -> None:
+    assert "backgruond" in complaint(f"npedit.{key}={{default: 0.75, backgruond: 0.5}}")
+    assert parse_recipe(MINIMAL, [f"npedit.{key}={{default: 0.75, background: 0.5}}"])
+
+
+@given(steps=st.integers(1, 5000), ema=st.floats(0, 0.9999))
+def test_of_what_a_phase_begins_with_little_is_left_in_its_average(steps: int, ema: float) -> None:
+    phase = WarmupConfig(steps=steps, batch=1, lr=1.0, ema=ema)
+    left = phase.average_decay**steps
+    assert left <= 0.125 + 1e-9
+    assert phase.average_decay == ema if ema**steps <= 0.124 else left == pytest.approx(0.125)
+
+
+def test_short_phases_of_shipped_recipes_average_as_they_say() -> None:
+    """So no figure of theirs follows from the limit."""
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        for phase in (recipe.warmup, recipe.npedit):
+            assert phase.average_decay == phase.ema, name
 
 
 @given(

@@ -11,12 +11,17 @@ from nopair.errors import ConfigError, MemoryShortError
 from nopair.judges.load import load_judge
 from nopair.weights import resolve
 
+CURRENT: list[torch.device] = []
+"""What became torch's current GPU."""
+
 
 @pytest.fixture
 def cards(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A machine with so many GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
+    monkeypatch.setattr(torch.cuda, "set_device", CURRENT.append)
+    CURRENT.clear()
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,7 @@ def cards(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> No
 )
 def test_what_a_name_means(cards: None, name: str, card: int, device: str) -> None:
     assert choose_device(name, card) == torch.device(device)
+    assert [torch.device(device)] * (device != "cpu") == CURRENT  # what loads quantised weights knows no other
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import importlib.metadata
 import importlib.util
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -13,8 +16,15 @@ from transformers import Qwen3Model
 
 from nopair import precision as precision_module
 from nopair.backbones.folder import NEVER_QUANTISED, load_model
-from nopair.errors import MissingExtraError, ModelError
-from nopair.precision import Bits, Precision, quantisation, require_bitsandbytes
+from nopair.backbones.load import load_backbone
+from nopair.config import JudgeConfig, load_recipe
+from nopair.errors import ConfigError, MissingExtraError, ModelError
+from nopair.judges.load import load_judge
+from nopair.planning.architecture import architecture
+from nopair.planning.bases import shape_backbone
+from nopair.planning.judges import shape_judge
+from nopair.precision import Bits, Precision, quantisation, refuse_quantised, require_bitsandbytes
+from nopair.training.run import compose, compose_teacher
 from nopair.weights import resolve
 
 
@@ -40,6 +50,51 @@ def test_what_is_missing_is_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch)
     for on_cpu, more in (((), ""), ((8,), " or 8")):
         with pytest.raises(ModelError, match=told.format(more)):
             quantisation(transformers.BitsAndBytesConfig, Precision(bits=4), (), "a thing", on_cpu)
+
+
+def test_weights_that_are_quantised_already_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"^a thing is quantised already \(by awq\); take the checkpoint with whole"):
+        refuse_quantised({"quantization_config": {"quant_method": "awq"}}, "a thing")
+    with pytest.raises(ModelError, match="by unknown"):
+        refuse_quantised({"quantization_config": 4}, "a thing")
+    for whole in ({}, {"quantization_config": None}, [], None):
+        refuse_quantised(whole, "a thing")
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_a_base_with_quantised_weights_gets_one_line(tmp_path: Path, part: str) -> None:
+    folder = shutil.copytree(resolve("tiny:base"), tmp_path / "base")
+    _mark_quantised(folder / part / "config.json")
+    for load in (load_backbone, lambda path: shape_backbone(architecture(str(path)), torch.float32, None)):
+        with pytest.raises(ModelError, match="quantised already") as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_judge_with_quantised_weights_gets_one_line(tmp_path: Path) -> None:
+    folder = shutil.copytree(resolve("tiny:judge-32"), tmp_path / "judge")
+    _mark_quantised(folder / "config.json")
+    config = JudgeConfig(path=str(folder))
+    for load in (load_judge, lambda path: shape_judge(architecture(str(path)), config)):
+        with pytest.raises(ModelError, match="quantised already"):
+            load(folder)
+
+
+def _mark_quantised(path: Path) -> None:
+    marks = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | marks))
+
+
+@pytest.mark.parametrize("key", ["base.bits", "judge.bits"])
+def test_bits_beside_the_gpu_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str) -> None:
+    """They would be quantised on the GPU, and moved from there."""
+    recipe = load_recipe("demo", [f"output={tmp_path}", f"{key}=8", "base.roles=lora"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match=f"{key} 8 quantises on the GPU here, and the device is cpu"):
+        compose(recipe, "cpu")
+    if key == "base.bits":
+        with pytest.raises(ConfigError, match=key):
+            compose_teacher(recipe, "cpu", 1)
 
 
 @pytest.mark.usefixtures("equipped")

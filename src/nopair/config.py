@@ -128,9 +128,18 @@ class PhaseConfig(Section):
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="AdamW decay rates of the two moments, 0 to 1")
     weight_decay: NotNegative = Field(default=0.0, description="decoupled weight decay")
     clip: Positive = Field(default=1.0, description="gradient norm above which a gradient is scaled down")
-    ema: Decay = Field(default=0.999, description="decay per step of the averaged weights; 0 keeps the latest weights")
+    ema: Decay = Field(
+        default=0.999,
+        description="decay per step of the averaged weights; 0 keeps the latest weights. Less in a phase so short that "
+        "more than an eighth of the average would still be the weights it began with",
+    )
     lr_warmup_steps: Natural = Field(default=0, description="steps over which the step size rises linearly to lr")
     lr_final_fraction: Fraction = Field(default=1.0, description="step size at the end of the cosine, as a share of lr")
+
+    @property
+    def average_decay(self) -> float:
+        """`ema`, or less in a short phase: at its end at most an eighth of the average is what it began with."""
+        return min(self.ema, 0.125 ** (1 / self.steps)) if self.steps else self.ema
 
     @model_validator(mode="after")
     def _equal_pieces(self) -> "PhaseConfig":
@@ -225,13 +234,11 @@ class EditPhaseConfig(PhaseConfig):
     normaliser: Literal["per_sample", "per_pixel"] = Field(
         default="per_sample", description="what the score gap is divided by"
     )
-    query_low: Level = Field(
-        default=0.02, description="lowest time of a score query, 0 clean to 1 noise, before the shift"
-    )
-    query_high: Level = Field(default=0.98, description="highest time of a score query, before the shift")
-    query_shift: Positive = Field(default=1.0, description="time shift of score queries")
+    query_low: Level = Field(default=0.02, description="lowest time of a score query, 0 clean to 1 noise")
+    query_high: Level = Field(default=0.98, description="highest time of a score query")
+    query_shift: Positive = Field(default=1.0, description="time shift of score queries, within these bounds")
     temperature_start: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.1, description="judge temperature at step 0"
+        default=0.1, description="judge temperature at step 0, if `temperature_ramp` is set"
     )
     temperature_ramp: Natural = Field(default=0, description="steps over which the judge temperature rises to 1")
     negative_prompt: str | None = Field(
@@ -243,6 +250,11 @@ class EditPhaseConfig(PhaseConfig):
         """Whether the teacher is shown references with a hole where it sees the edit."""
         redrawn = self.redraw_weight > 0 and self.redraw_context != "none"
         return redrawn or self.context != "none"
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether the teacher is asked under the references' own captions."""
+        return self.negative_prompt is None or self.preserve == "unedited" or self.shows_holes
 
     @model_validator(mode="after")
     def _sane(self) -> "EditPhaseConfig":
@@ -365,7 +377,9 @@ class Recipe(Run):
     @model_validator(mode="after")
     def _known_guidance(self) -> "Recipe":
         known = ALL_CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
-        require_categories("npedit.guidance", [name for name in self.npedit.guidance if name != "default"], known)
+        for key in ("guidance", "preserve_time"):
+            named = [name for name in getattr(self.npedit, key) if name != "default"]
+            require_categories(f"npedit.{key}", named, known)
         require_categories("npedit.inverted", self.npedit.inverted, known)
         return self
 
@@ -378,6 +392,10 @@ class Recipe(Run):
         if self.grpo.steps and not self.npedit.questions:
             raise ValueError(
                 "grpo.steps needs npedit.questions, whose answers are its reward; name edit, identity or both"
+            )
+        if self.grpo.steps and self.npedit.inverted:
+            raise ValueError(
+                "grpo.steps takes the judge at its word; leave npedit.inverted empty, or set grpo.steps to 0"
             )
         if self.grpo.steps and self.grpo.moves >= self.sampling.steps:
             raise ValueError(

@@ -17,6 +17,8 @@ _REFUSALS: Final = re.compile(r"DefaultCPUAllocator|CUDA error: out of memory|CU
 def choose_device(name: str, card: int = 0) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:<number>`. `auto` is a GPU where there is one; `cuda` and `auto` mean GPU `card`.
 
+    A GPU that is chosen becomes torch's current one: what loads quantised weights knows no other.
+
     Raises:
         ConfigError: another name, or there is no such GPU.
     """
@@ -29,7 +31,9 @@ def choose_device(name: str, card: int = 0) -> torch.device:
     if number >= cards:
         found = f"only {cards} here, counted from 0" if cards else "none here that this torch can use"
         raise ConfigError(f"device {name}: there is no GPU {number}, {found}; choose another, or use --device cpu")
-    return torch.device("cuda", number)
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
 
 
 def release() -> None:

@@ -46,6 +46,34 @@ def require_bitsandbytes() -> None:
         raise MissingExtraError("bitsandbytes", "quant")
 
 
+def refuse_quantised(config: object, what: str) -> None:
+    """Check that a model's config.json, as read, does not say that its weights are quantised already: adapters are
+    merged into whole weights, and offloading moves plain ones.
+
+    Raises:
+        ModelError: it does. `what` is the model, for the message.
+    """
+    found = config.get("quantization_config") if isinstance(config, dict) else None
+    if found is not None:
+        method = found.get("quant_method", "unknown") if isinstance(found, dict) else "unknown"
+        raise ModelError(
+            f"{what} is quantised already (by {method}); take the checkpoint with whole weights, and set bits to have "
+            "them quantised while they are read"
+        )
+
+
+def refuse_bits_off_card(bits: Bits | None, device: torch.device | str, what: str) -> None:
+    """Check that what `quantisation` puts on the GPU is not wanted on the CPU.
+
+    Raises:
+        ConfigError: it is. `what` is the key or option that has the bits.
+    """
+    if bits is not None and torch.device(device).type == "cpu" and torch.cuda.is_available():
+        raise ConfigError(
+            f"{what} {bits} quantises on the GPU here, and the device is {device}; leave out {what}, or choose the GPU"
+        )
+
+
 def quantisation(
     library: Callable[..., Any], precision: Precision, plain: Sequence[str], what: str, on_cpu: Sequence[Bits]
 ) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_processes_count_together_and_each_photo_once(tmp_path: Path) -> None:
         one.add(3, ImageError("3.png: broken"))
     second.add(7, ImageError("7.png: broken"))
     first.add(7, ImageError("7.png: broken"))
-    with pytest.raises(DataError, match=r"3 photos cannot be read, data\.max_broken=2; the last: 9\.png"):
+    with pytest.raises(DataError, match=r"3 photos cannot be read, the last: 9\.png.*data\.max_broken=3 or more"):
         first.add(9, ImageError("9.png: broken"))
     with pytest.raises(DataError, match="3 photos cannot be read"):
         second.add(3, ImageError("3.png: broken"))

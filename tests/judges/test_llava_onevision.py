@@ -41,6 +41,8 @@ IMAGES_FIRST = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """As published checkpoints have it."""
+WORDS_ALONE = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+"""As language models have it."""
 
 
 class _Processor(LlavaOnevisionProcessor):
@@ -258,6 +260,24 @@ def test_the_template_of_older_checkpoints_is_read(judge: LlavaOnevisionJudge, c
     assert LlavaOnevisionJudge.load(copy).encode_prompt(TWO) == judge.encode_prompt(TWO)
 
 
+@pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
+def test_the_template_of_the_processor_comes_before_that_of_the_language_model(
+    judge: LlavaOnevisionJudge, copy: Path, name: str
+) -> None:
+    """As in published folders, whose tokenizer_config.json still has the template of a model for words alone."""
+    (copy / name).write_text(json.dumps({"chat_template": (copy / "chat_template.jinja").read_text()}))
+    (copy / "chat_template.jinja").unlink()
+    _configured(lambda c: c.update(chat_template=WORDS_ALONE), "tokenizer_config.json")(copy)
+    assert LlavaOnevisionJudge.load(copy).encode_prompt(TWO) == judge.encode_prompt(TWO)
+
+
+def test_a_model_that_thinks_aloud_first_is_refused(copy: Path) -> None:
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").write_text(template + "{{ '<think>\n' }}")
+    with pytest.raises(JudgeError, match="opens a thought"):
+        LlavaOnevisionJudge.load(copy)
+
+
 def _without(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
@@ -339,6 +359,12 @@ BROKEN = {
     },
     "no chat template": (_without("chat_template.jinja"), "no chat template"),
     "broken chat template": (_with("chat_template.jinja", "{% for"), "chat template fails"),
+    "chat template for words alone": (
+        lambda folder: (folder / "chat_template.jinja").write_text(WORDS_ALONE),
+        "chat template fails",
+    ),
+    "chat template that is no text": (_with("chat_template.json", '{"chat_template": 3}'), "no text"),
+    "unreadable chat template": (_with("chat_template.json", "{"), "cannot be read"),
 }
 
 

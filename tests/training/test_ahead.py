@@ -86,6 +86,10 @@ def test_reading_ahead_changes_nothing_and_guesses_right(rank: int, tmp_path: Pa
                 assert torch.equal(made.reference, direct.reference)
                 assert (made.captions, made.categories) == (direct.captions, direct.categories)
                 assert len(ahead._pending) <= 2 * 12
+    for short in (plan(12, steps=3), plan(8, steps=2)):  # past the end of the first phase, the next one's pieces
+        ahead = Ahead(photos, [short, plan(8)], ALONE, 1)
+        ahead.batch(range(64, 72))
+        assert set(range(72, 80)) <= ahead._pending.keys()
     end = Ahead(photos, [plan(4, steps=2)], ALONE, 1)
     end.batch(range(4, 8))
     assert not end._pending

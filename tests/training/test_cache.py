@@ -45,8 +45,8 @@ def filled(tmp_path: Path) -> tuple[CachedBackbone, ToyBackbone, WorldSource]:
 def test_entries_are_what_the_backbone_makes(tmp_path: Path) -> None:
     cached, toy, source = filled(tmp_path)
     assert isinstance(cached, Backbone)
-    for batch in (source.batch(range(6)), source.batch([90])):
-        for prompts in (batch.captions, batch.instructions, batch.edited_captions):
+    for batch, asked in ((source.batch(range(6)), True), (source.batch([90]), False)):
+        for prompts in (*([batch.captions] if asked else []), batch.instructions, batch.edited_captions):
             found, made = cached.encode_text(prompts), toy.encode_text(prompts)
             assert found.lengths == made.lengths
             assert torch.equal(found.features, made.features)
@@ -54,6 +54,28 @@ def test_entries_are_what_the_backbone_makes(tmp_path: Path) -> None:
     other = cached.with_transformer(ToyBackbone.build(seed=1).transformer)
     assert other.store == cached.store
     assert other.transformer is not cached.transformer
+
+
+@pytest.mark.parametrize("reader", [None, "npedit.negative_prompt=null", "npedit.preserve=unedited"])
+def test_captions_that_nobody_reads_are_not_encoded(tmp_path: Path, reader: str | None) -> None:
+    """Of records that warm-up does not visit. A prompt of FLUX.2 takes 8 MB."""
+    unread = ["npedit.negative_prompt=bad", "npedit.preserve=everywhere", "npedit.redraw_weight=0.0"]
+    recipe = load_recipe("demo", [*SHORT, *unread, *([] if reader is None else [reader])])
+    store = Store.of(tmp_path / "cache", base(tmp_path / "base"), "float32")
+    source = WorldSource(seed=0, held_out=False, nothing_share=0.0)
+    fill(store, ToyBackbone.build(seed=0), recipe, source, source.batch([90]))
+    there = [store.has(prompt_key(caption)) for caption in source.batch(range(6)).captions]
+    assert there == [True] * 2 + [reader is not None] * 4
+
+
+def test_training_finds_all_it_reads_where_captions_are_left_out(tmp_path: Path) -> None:
+    unread = ["npedit.negative_prompt=bad", "npedit.preserve=everywhere", "npedit.redraw_weight=0.0"]
+    training = compose(load_recipe("demo", [*SHORT, *unread, "data.cache=" + str(tmp_path / "cache")]))
+    for phase in (training.warmup, training.npedit):
+        phase.begin()
+        phase.step(0)
+        phase.samples(0)
+        phase.end()
 
 
 def test_what_the_fake_score_sees_afresh_is_there_too(tmp_path: Path) -> None:
@@ -113,6 +135,11 @@ def test_the_store_is_named_by_what_encodes(tmp_path: Path) -> None:
     assert Store.of(cache, folder, "float32") == store
     (folder / "text_encoder" / "weights").write_bytes(b"2")
     assert Store.of(cache, folder, "float32") != store
+    store = Store.of(cache, folder, "float32")
+    for name in ("model_index.json", "zimage.json"):  # which encoders there are, and how they are spoken to
+        (folder / name).write_text("{}")
+        assert Store.of(cache, folder, "float32") != store
+        store = Store.of(cache, folder, "float32")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError):
         Store.of(tmp_path / "file", folder, "float32")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nopair.config import Recipe, Run
+from nopair.config import Recipe, Run, load_recipe
 from nopair.errors import CheckpointError, OutputError
 from nopair.training import checkpoint
 from nopair.training.checkpoint import Checkpoint, Position, clean, latest, load, newest_total, require_same_run, save
@@ -307,6 +307,10 @@ def test_a_program_in_the_state_is_not_run(saved: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
+def _require(loaded: Checkpoint, recipe: Run) -> None:
+    require_same_run(loaded.path, loaded.recipe, recipe)
+
+
 @pytest.mark.parametrize(
     "override",
     ["npedit.lr=1e-3", "seed=4", "npedit.guidance.add=2", "base.roles=lora", "data.categories=[add]", "warmup.batch=4"],
@@ -314,7 +318,7 @@ def test_a_program_in_the_state_is_not_run(saved: Path, tmp_path: Path) -> None:
 def test_another_recipe_is_refused(saved: Path, toy: ModuleType, override: str) -> None:
     key = override.partition("=")[0]
     with pytest.raises(CheckpointError, match=f"another recipe: {key} is .* there and .* here") as caught:
-        require_same_run(load(saved), toy.toy_recipe(override))
+        _require(load(saved), toy.toy_recipe(override))
     assert "\n" not in str(caught.value)
 
 
@@ -332,18 +336,28 @@ def test_another_recipe_is_refused(saved: Path, toy: ModuleType, override: str) 
         "base.checkpointing=true",
         "judge.checkpointing=true",
         "judge.offload=true",
+        "data.cache=elsewhere",
     ],
 )
 def test_what_may_differ_on_resuming(saved: Path, toy: ModuleType, override: str) -> None:
-    require_same_run(load(saved), toy.toy_recipe(override))
+    _require(load(saved), toy.toy_recipe(override))
 
 
 def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(saved: Path, toy: ModuleType) -> None:
     loaded = load(saved)
     del loaded.recipe["npedit"]["fake_steps"]
-    require_same_run(loaded, toy.toy_recipe())
+    _require(loaded, toy.toy_recipe())
     with pytest.raises(CheckpointError, match=r"npedit\.fake_steps is 3 there and 9 here"):
-        require_same_run(loaded, toy.toy_recipe("npedit.fake_steps=9"))
+        _require(loaded, toy.toy_recipe("npedit.fake_steps=9"))
+
+
+def test_of_photos_what_changes_no_record_may_differ() -> None:
+    told = ["data.path=there", "data.height=512"]
+    recipe = load_recipe("zimage-24gb", told)
+    for override in ("data.max_broken=6", "data.workers=7"):
+        require_same_run(Path("x"), recipe.model_dump(mode="json"), load_recipe("zimage-24gb", [*told, override]))
+    with pytest.raises(CheckpointError, match=r"data\.seed"):
+        require_same_run(Path("x"), recipe.model_dump(mode="json"), load_recipe("zimage-24gb", [*told, "data.seed=7"]))
 
 
 def test_another_kind_of_run_is_refused(saved: Path, toy: ModuleType) -> None:
@@ -351,7 +365,7 @@ def test_another_kind_of_run_is_refused(saved: Path, toy: ModuleType) -> None:
         settings: dict[str, int]
 
     with pytest.raises(CheckpointError, match="another kind of run"):
-        require_same_run(load(saved), Other(name="other", output="x", settings={}))
+        _require(load(saved), Other(name="other", output="x", settings={}))
 
 
 def test_a_key_is_not_free_because_another_starts_alike() -> None:
@@ -362,12 +376,12 @@ def test_a_key_is_not_free_because_another_starts_alike() -> None:
 
     saved = Other(name="x", output="x", names="a").model_dump(mode="json")
     with pytest.raises(CheckpointError, match="names is 'a' there and 'b' here"):
-        require_same_run(Checkpoint(Path("x"), Position("p", 1, 1), saved, {}), Other(name="y", output="x", names="b"))
+        require_same_run(Path("x"), saved, Other(name="y", output="x", names="b"))
 
 
 def test_a_key_is_not_free_because_another_ends_alike(toy: ModuleType) -> None:
     """`warmup.steps` is free, `npedit.fake_steps` and `sampling.steps` are not."""
-    saved = Checkpoint(Path("x"), Position("warmup", 1, 1), toy.toy_recipe().model_dump(mode="json"), {})
+    saved = toy.toy_recipe().model_dump(mode="json")
     for override in ("npedit.fake_steps=9", "sampling.steps=9"):
         with pytest.raises(CheckpointError):
-            require_same_run(saved, toy.toy_recipe(override))
+            require_same_run(Path("x"), saved, toy.toy_recipe(override))

@@ -24,7 +24,7 @@ from nopair.config import parse_recipe
 from nopair.errors import CheckpointError, ConfigError, Interrupted, OutputError, TrainingError
 from nopair.settings import dump
 from nopair.training import checkpoint
-from nopair.training.loop import run_phases
+from nopair.training.loop import preflight, run_phases
 from nopair.training.metrics import read
 
 STEPS = 12
@@ -339,12 +339,15 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
     pytest.fail(f"the program ended without {line!r}: {process.communicate()[1]}")
 
 
-def test_a_process_that_gets_sigterm(toy: ModuleType, tmp_path: Path, whole: Result, start: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_asked_to_stop(
+    toy: ModuleType, tmp_path: Path, whole: Result, start: Any, number: signal.Signals
+) -> None:
     process = start("new")
     wait_for(process, "npedit 1")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     errors = process.communicate(timeout=300)[1]
-    assert process.returncode == 143, errors
+    assert process.returncode == 128 + number, errors
     assert "everything is saved, go on with --resume latest" in errors
     assert "Traceback" not in errors
     assert_same(go(toy, tmp_path, "latest"), whole)
@@ -367,6 +370,27 @@ def test_a_process_that_is_killed_while_it_saves(
     assert checkpoint.load(checkpoint.latest(root)).position.total == last
     assert_same(go(toy, tmp_path, "latest"), whole)
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
+
+
+def test_a_process_whose_terminal_is_gone_saves(toy: ModuleType, tmp_path: Path, whole: Result) -> None:
+    """As of a lost connection: a hang-up, and from then on nothing can be written to the terminal."""
+    host, terminal = os.openpty()
+    environment = os.environ | {"PYTHONPATH": str(Path(nopair.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, str(toy.__file__), str(tmp_path), "new"],
+        stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    printed = b""
+    while b"npedit 1" not in printed:
+        printed += os.read(host, 1000)
+    os.close(host)
+    process.send_signal(signal.SIGHUP)
+    process.wait(timeout=300)
+    assert (tmp_path / "checkpoints").is_dir()
+    saved = checkpoint.load(checkpoint.latest(tmp_path / "checkpoints"))
+    assert saved.position.phase == "npedit"
+    assert_same(go(toy, tmp_path, "latest"), whole)
 
 
 # Mistakes and bad luck ------------------------------------------------------------------------------------------------
@@ -397,6 +421,27 @@ def test_resuming_with_another_recipe(toy: ModuleType, tmp_path: Path) -> None:
     go(toy, tmp_path)
     with pytest.raises(CheckpointError, match=r"another recipe: warmup\.lr"):
         go(toy, tmp_path, "latest", "warmup.lr=0.5")
+
+
+def test_what_cannot_be_resumed_is_known_before_anything_is_loaded(toy: ModuleType, tmp_path: Path) -> None:
+    recipe = toy.toy_recipe()
+    preflight(recipe, tmp_path, None)
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        preflight(recipe, tmp_path, "latest")
+    go(toy, tmp_path)
+    preflight(recipe, tmp_path, "latest")
+    with pytest.raises(CheckpointError, match="add --resume latest, or use another output"):
+        preflight(recipe, tmp_path, None)
+    with pytest.raises(CheckpointError, match=r"another recipe: warmup\.lr"):
+        preflight(toy.toy_recipe("warmup.lr=0.5"), tmp_path, "latest")
+
+
+def test_an_editor_that_was_being_written_when_its_run_was_killed_is_removed(toy: ModuleType, tmp_path: Path) -> None:
+    left = tmp_path / ".nopair-0123456789abcdef.part"
+    left.mkdir()
+    (left / "half.safetensors").write_bytes(b"half")
+    go(toy, tmp_path)
+    assert not left.exists()
 
 
 def test_resuming_with_other_models(toy: ModuleType, tmp_path: Path) -> None:

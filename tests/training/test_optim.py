@@ -144,6 +144,7 @@ def test_a_bad_step_changes_nothing_and_too_many_stop(loss: float, gradient: flo
     assert message.startswith("toy student: ")
     assert words in message
     assert "step 3, 3 steps in a row; lower lr" in message
+    assert ("guard.max_grad_norm_spike" in message) == ("above the limit" in words)
     assert torch.equal(weight.detach(), before)
 
 

@@ -273,6 +273,25 @@ def test_the_judge_moves_the_student_towards_its_answer() -> None:
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_judge_without_a_weight_only_watches(monkeypatch: pytest.MonkeyPatch, weight: float) -> None:
+    """It keeps no activations, and says what it says with a weight."""
+    parts = make_parts(make_recipe(f"npedit.judge_weight={weight}"))
+    had_gradient: list[bool] = []
+
+    def decode(self: ToyBackbone, latents: Tensor) -> Tensor:
+        had_gradient.append(torch.is_grad_enabled())
+        return decoded(self, latents)
+
+    decoded = ToyBackbone.decode_latents
+    monkeypatch.setattr(ToyBackbone, "decode_latents", decode)
+    said = begun(EditPhase(parts)).step(0)
+    assert had_gradient == [weight > 0]
+    monkeypatch.undo()
+    other = begun(EditPhase(make_parts(make_recipe("npedit.judge_weight=1.0")))).step(0)
+    assert said["judge"] == other["judge"]
+
+
 @pytest.mark.parametrize(("unroll", "calls"), [("one-step", 1), ("two-step", 2), ("full", 4)])
 def test_a_sample_is_made_in_as_many_calls_as_the_recipe_says(
     monkeypatch: pytest.MonkeyPatch, unroll: str, calls: int

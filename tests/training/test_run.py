@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from nopair.backbones.base import Backbone
 from nopair.config import load_recipe
 from nopair.editor import Editor
-from nopair.errors import ConfigError, ModelError, OutputError
+from nopair.errors import CheckpointError, ConfigError, ModelError, OutputError
 from nopair.training.loop import run_phases
 from nopair.training.parallel import ALONE
 from nopair.training.run import ADAPTER, EDITOR, Training, _sources, compose, train
@@ -219,6 +219,14 @@ def test_bad_recipes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
         load_recipe("demo", ["npedit.learning_rate=1"])
     with pytest.raises(ModelError, match="nowhere"):
         compose(load_recipe("demo", [f"base.path={tmp_path / 'nowhere'}"]))
+
+
+def test_a_forgotten_resume_is_told_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path)
+    monkeypatch.setattr("nopair.training.run.load_backbone", None)
+    for resume, key, words in ((False, "seed=0", "add --resume latest"), (True, "npedit.lr=1.0", r"npedit\.lr is")):
+        with pytest.raises(CheckpointError, match=words):
+            run(tmp_path, key, resume=resume)
 
 
 @pytest.mark.parametrize("name", [EDITOR, ADAPTER])

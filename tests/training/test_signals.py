@@ -6,21 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from nopair.training.signals import StopRequest, stop_on_signals
+from nopair.training.signals import STOPS, StopRequest, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Python's own handlers, whatever the session was started under."""
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.getsignal(number) for number in STOPS}
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in former.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_the_first_signal_only_asks(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     with stop_on_signals() as stop:
         assert stop == StopRequest(None)
@@ -28,10 +29,14 @@ def test_the_first_signal_only_asks(number: signal.Signals, capfd: pytest.Captur
         assert stop.signal == number
     assert "Ctrl-C to abort" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert all(signal.getsignal(other) is signal.SIG_DFL for other in STOPS[1:])
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_closed_terminal_is_one_of_them() -> None:
+    assert signal.SIGHUP in STOPS
+
+
+@pytest.mark.parametrize("first", STOPS)
 def test_ctrl_c_after_a_request_aborts(first: signal.Signals) -> None:
     with stop_on_signals() as stop:
         signal.raise_signal(first)
@@ -40,7 +45,7 @@ def test_ctrl_c_after_a_request_aborts(first: signal.Signals) -> None:
         assert stop.signal == first
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", STOPS)
 def test_a_further_sigterm_changes_nothing(first: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     with stop_on_signals() as stop:
         signal.raise_signal(first)

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nopair.device import lacks_memory
 from nopair.errors import ModelError, OutputError
 from nopair.method.flow import levels
-from nopair.precision import Bits, Precision, quantisation
+from nopair.precision import Bits, Precision, quantisation, refuse_quantised
 from nopair.surplus import surplus_layers
 from nopair.tokenizer import read_tokenizer
 
@@ -71,12 +71,14 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits |
     may hold a whole language model, at least for every layer.
 
     Raises:
-        ModelError: folder, config or weights are missing, unreadable, or do not fit each other; or `bits` without GPU.
+        ModelError: folder, config or weights are missing, unreadable, or do not fit each other; or the weights are
+            quantised already; or `bits` without GPU.
         MissingExtraError: `bits` without bitsandbytes.
 
     What a device without memory raises passes: see `nopair.device.enough_memory`.
     """
     _require(folder, "config.json")
+    refuse_quantised(_json(folder / "config.json"), f"the model in {folder}")
     library: Any = diffusers.BitsAndBytesConfig if issubclass(kind, ModelMixin) else transformers.BitsAndBytesConfig
     quantised = quantisation(library, Precision(dtype, bits), NEVER_QUANTISED, f"the model in {folder}", ())
     try:
@@ -228,6 +230,13 @@ def _forget_origin(path: Path) -> None:
 def _require(folder: Path, name: str) -> None:
     if not (folder / name).is_file():
         raise ModelError(f"{folder}: no {name}; the model folder is incomplete, copy it again")
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({_line(error)}); copy the folder again") from None
 
 
 def _line(error: Exception) -> str:

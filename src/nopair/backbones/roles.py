@@ -91,10 +91,16 @@ class FullRoles:
         return {} if role == "teacher" else dict(self._transformer(role).named_parameters())
 
     def export(self, role: Role, weights: Mapping[str, Tensor]) -> nn.Module:
+        """As in `Roles`, in host memory: a GPU that trains all weights has no room for a fourth copy."""
         _check_names(self.trainable(role), weights)
-        transformer = copy.deepcopy(self._transformer(role)).requires_grad_(False).eval()
-        _assign(dict(transformer.named_parameters()), weights)
-        return transformer
+        transformer = self._transformer(role)
+        copied: dict[int, object] = {}  # by the id of what it is a copy of, as deepcopy asks for
+        for name, own in transformer.named_parameters():
+            given = weights.get(name, own).detach().to("cpu", own.dtype, copy=True)
+            copied[id(own)] = nn.Parameter(given, requires_grad=False)
+        for buffer in transformer.buffers():
+            copied[id(buffer)] = buffer.detach().to("cpu", copy=True)
+        return copy.deepcopy(transformer, copied).eval()
 
     def _transformer(self, role: Role) -> nn.Module:
         return {"student": self.student, "teacher": self.teacher, "fake": self.fake}[role].transformer

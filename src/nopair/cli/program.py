@@ -12,6 +12,7 @@ import typer
 from nopair import __version__
 from nopair.cli.common import app, tell
 from nopair.errors import Interrupted, NopairError
+from nopair.training.signals import STOPS
 
 
 def _print_version(wanted: bool) -> bool:
@@ -39,13 +40,14 @@ def nopair(
 
 
 def main() -> NoReturn:
-    """Run `nopair` and exit: 0, 2 or 3 for an error of the user's (one line), 130 or 143 when stopped by a signal.
+    """Run `nopair` and exit: 0, 2 or 3 for an error of the user's (one line), 130, 143 or 129 when stopped by a signal.
 
     Any other exception is a bug and shows its traceback.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also those of loading local weights
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, _stop)
+    for number in set(STOPS) - {signal.SIGINT}:  # Python has its own exception for that one
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="nopair")

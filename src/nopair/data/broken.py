@@ -49,8 +49,10 @@ class Broken:
             # Whoever writes its line last sees the lines of all others, so one of them sees too many.
             count = len(self.found) if self._file is None else len(_read(self._file) | self.found)
         if count > self.limit:
-            allowed = f"{count} photos cannot be read, data.max_broken={self.limit}; the last: " if self.limit else ""
-            raise DataError(f"{allowed}{error}; take its record out or mend the photo")
+            several = f"{count} photos cannot be read, the last: " if self.limit else ""
+            raise DataError(
+                f"{several}{error}; mend the photo, or let another stand in for it with data.max_broken={count} or more"
+            )
         if new:
             _LOG.warning("broken photo %d of at most %d, another stands in for it: %s", count, self.limit, error)
 

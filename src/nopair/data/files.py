@@ -211,14 +211,14 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files of writers that were killed. For who alone writes to `folder`.
+    """Remove the unfinished files and folders of writers that were killed. For who alone writes to `folder`.
 
     Raises:
         OutputError: one cannot be removed.
     """
     for part in folder.glob(_PART.format("*")):
         try:
-            part.unlink()
+            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
         except OSError as error:
             raise OutputError(f"{part}: cannot be removed ({_reason(error)}); remove it yourself") from error
 

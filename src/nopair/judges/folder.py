@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nopair.errors import ModelError
-from nopair.precision import Bits, Precision, quantisation
+from nopair.precision import Bits, Precision, quantisation, refuse_quantised
 from nopair.surplus import surplus_layers
-from nopair.tokenizer import read_tokenizer
+from nopair.tokenizer import read_chat_tokenizer
 from nopair.weights import PREFIX, resolve
 
 ON_CPU: Final[tuple[Bits, ...]] = (8,)
@@ -37,17 +37,21 @@ def family_of(folder: Path) -> str | None:
     Raises:
         ModelError: there is no readable config.json.
     """
+    config = _config(folder)
+    family = config.get("model_type") if isinstance(config, dict) else None
+    return family if isinstance(family, str) else None
+
+
+def _config(folder: Path) -> object:
     path = folder / "config.json"
     if not path.is_file():
         drawn = (folder / "model_index.json").is_file()
         found = "it is a base or an editor, a diffusers pipeline" if drawn else f"{path.name} is missing"
         raise ModelError(f"there is no judge in {folder}: {found}; give a Hugging Face checkpoint folder")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON ({_first_line(error)}); copy it again") from error
-    family = config.get("model_type") if isinstance(config, dict) else None
-    return family if isinstance(family, str) else None
 
 
 def named(path: str) -> str:
@@ -73,13 +77,15 @@ def load_parts(
         plain: parts of the model that are never quantised, by their full names.
 
     Raises:
-        ModelError: the folder is missing, incomplete, or of another family; or 4-bit weights find no GPU.
+        ModelError: the folder is missing, incomplete, of another family, or holds quantised weights; or 4-bit weights
+            find no GPU.
         MissingExtraError: quantised weights are wanted without bitsandbytes.
     """
     config_class: Any = model_class.config_class
     family, needed = family_of(folder), config_class.model_type
     if family != needed:
         raise ModelError(f"the judge in {folder} is of the family {family!r}, but {needed!r} is needed")
+    refuse_quantised(_config(folder), f"the judge in {folder}")
     quantised = quantisation(BitsAndBytesConfig, precision, ("lm_head", *plain), f"the judge in {folder}", ON_CPU)
     try:
         loaded: Any = model_class.from_pretrained(
@@ -103,11 +109,8 @@ def load_parts(
         raise ModelError(f"cannot load the judge in {folder}: {_first_line(error)}; copy the folder again") from error
     model, loading = loaded
     _require_weights(folder, model, loading)
-    tokenizer = read_tokenizer(folder)
-    processor = _read_processor(folder, processor_class)
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = _legacy_template(folder)
-    return Parts(model.requires_grad_(False).eval(), tokenizer, processor)
+    tokenizer = read_chat_tokenizer(folder)
+    return Parts(model.requires_grad_(False).eval(), tokenizer, _read_processor(folder, processor_class))
 
 
 def _read_processor(folder: Path, kind: Any) -> Any:
@@ -135,17 +138,6 @@ def _require_weights(folder: Path, model: Any, loading: dict) -> None:
         raise ModelError(
             f"the judge in {folder} has more layers than its config.json says, e.g. {surplus[0]}; copy the folder again"
         )
-
-
-def _legacy_template(folder: Path) -> str:
-    """The chat template of older checkpoints, which the tokenizer does not load by itself."""
-    path = folder / "chat_template.json"
-    if not path.is_file():
-        raise ModelError(f"the judge in {folder} has no chat template; add chat_template.jinja")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["chat_template"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} holds no chat_template; add chat_template.jinja instead") from error
 
 
 def _first_line(error: Exception) -> str:

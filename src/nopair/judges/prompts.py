@@ -6,7 +6,7 @@ images are.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -21,6 +21,7 @@ from nopair.errors import JudgeError, ModelError
 
 _PLACES: Final = re.compile(r"(\{reference\}|\{edited\})")
 _NAMES: Final = ("the first image", "the second image", "the third image", "the fourth image")
+_THOUGHT: Final = "<think>"
 _CACHED_PROMPTS: Final = 16384
 """Prompts kept tokenised; about 1 kB each."""
 
@@ -78,7 +79,7 @@ class Prompts:
 
         Raises:
             ModelError: the tokenizer has no template, a broken one, no padding token, or does not know the marks.
-            JudgeError: the template leaves out images.
+            JudgeError: the template leaves out images, or makes the model think aloud before it answers.
         """
         if tokenizer.chat_template is None:
             raise ModelError("the judge's tokenizer has no chat template; add chat_template.jinja to its folder")
@@ -102,6 +103,11 @@ class Prompts:
         self._in_order: bool = self._keeps_order()
         self.prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._tokenise)
         self.prompt("{reference}{edited}")  # a broken template should fail here, not at the first question
+        if self._rendered(["{edited}"]).rstrip().endswith(_THOUGHT):
+            raise JudgeError(
+                f"the judge's chat template opens a thought ({_THOUGHT}), so its next word is no answer; take the "
+                "checkpoint that answers at once, mostly named Instruct"
+            )
 
     def _tokenise(self, prompt: str) -> Prompt:
         """The prompt in the chat template, with one image token for each image place.
@@ -116,7 +122,7 @@ class Prompts:
                 f"the question {prompt!r} shows no image; write {{reference}} or {{edited}} where one goes"
             )
         text = self._rendered(parts if self._in_order else [*images, named(prompt)])
-        ids = self.tokenizer.encode(text.replace(self._image_word, self._spread), add_special_tokens=False)
+        ids = self._spread_ids(text)
         found = ids.count(self.marks.image)
         if found != len(images):
             raise JudgeError(
@@ -127,16 +133,29 @@ class Prompts:
 
     def _rendered(self, parts: Sequence[str]) -> str:
         """The chat template with these words and image places in it."""
-        content: Any = [
-            {"type": "image"} if _PLACES.fullmatch(part) else {"type": "text", "text": part} for part in parts
-        ]
+        return self._written(
+            [{"type": "image"} if _PLACES.fullmatch(part) else {"type": "text", "text": part} for part in parts]
+        )
+
+    def ids_of(self, content: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of one message of a user, given as the library's chat templates take it, before the reply.
+
+        Raises:
+            ModelError: the template cannot be filled in.
+        """
+        return self._spread_ids(self._written(content))
+
+    def _spread_ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text.replace(self._image_word, self._spread), add_special_tokens=False)
+
+    def _written(self, content: Sequence[Mapping[str, str]]) -> str:
+        message: Any = {"role": "user", "content": list(content)}
         try:
-            text: Any = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        except TemplateError as error:
+            text: Any = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError) as error:  # the second where a template for words alone meets an image
             raise ModelError(
-                f"the judge's chat template fails ({str(error).strip().splitlines()[0]}); correct chat_template.jinja"
+                f"the judge's chat template fails ({str(error).strip().splitlines()[0]}); put the one for images, of "
+                "the model's own checkpoint, into chat_template.jinja"
             ) from error
         return text
 

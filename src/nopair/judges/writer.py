@@ -14,14 +14,13 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Float
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
 from nopair.device import enough_memory
 from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Usage
-from nopair.errors import ModelError, RefusedError
+from nopair.errors import RefusedError
 from nopair.judges.vision_language import Shown, VisionLanguageJudge
 
 
@@ -94,24 +93,15 @@ class Writer:
         return rows.ids, {name: value for name, value in inputs.items() if name != "position_ids"}
 
     def _ids(self, ask: Ask) -> list[int]:
-        tokenizer, marks = self._judge.tokenizer, self._judge.family.marks
         system = ask.system
         if ask.schema is not None:
             system = f"{system}\n\nThe answer is JSON of this schema, and nothing else: {json.dumps(ask.schema)}"
         # Some families' templates know no system message, so its words come first instead.
-        content: Any = [
+        content = [
             {"type": "text", "text": f"{system}\n\n"},
             *({"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in ask.parts),
         ]
-        try:
-            text: Any = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        except TemplateError as error:
-            raise ModelError(f"{self._name}: its chat template fails ({error}); correct chat_template.jinja") from error
-        image: Any = tokenizer.convert_ids_to_tokens(marks.image)
-        spread = "".join((*marks.before, image, *marks.after))
-        return tokenizer.encode(text.replace(image, spread), add_special_tokens=False)
+        return self._judge.prompts.ids_of(content)
 
 
 def _pixels(picture: Picture) -> Float[Tensor, "1 3 height width"]:

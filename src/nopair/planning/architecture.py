@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nopair.errors import ModelError
+from nopair.precision import refuse_quantised
 from nopair.weights import PREFIX, how_to_download, may_be_published, resolve
 
 _SEPARATOR: Final = "--"
@@ -41,13 +42,16 @@ class Architecture:
         """What the JSON file at `path` says.
 
         Raises:
-            ModelError: there is no such file, or it is not JSON with keys.
+            ModelError: there is no such file, or it is not JSON with keys; or it is of a model whose weights are
+                quantised, which training refuses.
         """
         if path in self.configs:
             return dict(self.configs[path])
         if self.folder is None:
             raise ModelError(f"{self.name}: nopair knows no {path} of this model; plan with its folder")
-        return _read(self.folder / path)
+        found = _read(self.folder / path)
+        refuse_quantised(found, f"the model of {self.folder / path}")
+        return found
 
 
 def architecture(name: str) -> Architecture:

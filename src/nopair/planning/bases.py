@@ -50,7 +50,8 @@ def random_backbone(
         raise ModelError(f"{base.name}: a config does not fit its model ({_line(error)}); copy it again") from None
     if bits is not None:
         for module in (backbone.transformer, *text_encoders(backbone)):
-            quantise(module, bits, lambda name: not any(part in NEVER_QUANTISED for part in name.split(".")))
+            kept = {*NEVER_QUANTISED, *(getattr(module, "_keep_in_fp32_modules", None) or ())}  # T5's `wo`, say
+            quantise(module, bits, lambda name, kept=kept: kept.isdisjoint(name.split(".")))
     return backbone
 
 

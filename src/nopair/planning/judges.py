@@ -19,7 +19,7 @@ from nopair.planning.architecture import Architecture
 from nopair.planning.packed import Quantise, pack
 from nopair.planning.shapes import META
 from nopair.planning.words import IMAGE, word_tokenizer
-from nopair.tokenizer import read_tokenizer
+from nopair.tokenizer import read_chat_tokenizer
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _image_processor(judge: Architecture) -> dict[str, Any]:
 
 def _with_tokenizer(judge: Architecture, family: Family) -> VisionLanguageJudge:
     if judge.folder is not None and (judge.folder / "tokenizer_config.json").is_file():
-        return VisionLanguageJudge(family, read_tokenizer(judge.folder))
+        return VisionLanguageJudge(family, read_chat_tokenizer(judge.folder))
     tokenizer = word_tokenizer((*family.marks.before, *family.marks.after))
     config: Any = family.model.config
     config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)

@@ -47,6 +47,8 @@ class Ahead:
         """The pieces after this one, in the first phase in which it is a piece."""
         for plan in self._plans:
             first = indices[0] // plan.batch
+            if first >= plan.steps:
+                continue
             for step in range(first, plan.steps):
                 pieces = list(self._ranks.pieces(step, plan.batch, plan.accumulate))
                 if step == first:

@@ -119,6 +119,9 @@ class VocabularyAsking:
         temperature: float,
     ) -> Answered:
         """See `Asking`."""
+        if not any(questions):
+            nothing = edited.new_zeros(len(questions), 0, dtype=torch.float32)
+            return Answered(nothing.sum(dim=1), nothing)
         logits = self._judge.answer_logits(reference, edited, questions)
         wants_yes, asked = (table.to(logits.device) for table in _tables(questions))
         yes, no = self._judge.answer_tokens

@@ -34,8 +34,10 @@ from nopair.training.keeping import BLANK
 from nopair.training.parallel import ALONE, Ranks
 from nopair.types import EditBatch, Text
 
+VERSION: Final = 2
+"""Of what is encoded and how; entries of other versions are never met."""
 ENCODERS: Final = ("text_encoder*", "tokenizer*", "vae")
-"""Parts of a pipeline folder that decide what an entry is."""
+"""Parts of a pipeline folder that decide what an entry is; so do the JSON files in the folder itself."""
 LISTS: Final = "needed-*.bin"
 """Lists of entries in a store: the 32 bytes of each name, one after another."""
 _NAME: Final = hashlib.sha256().digest_size
@@ -54,12 +56,13 @@ class Store:
         Raises:
             OutputError: the folder cannot be created.
         """
-        name = hashlib.sha256(precision.encode())
-        for pattern in ENCODERS:
-            for path in sorted(file for part in base.glob(pattern) for file in part.rglob("*") if file.is_file()):
-                name.update(path.relative_to(base).as_posix().encode())
-                with path.open("rb") as file:
-                    name.update(hashlib.file_digest(file, "sha256").digest())
+        name = hashlib.sha256(f"{VERSION} {precision}".encode())
+        inside = [path for pattern in ENCODERS for part in base.glob(pattern) for path in part.rglob("*")]
+        # Which encoders there are, and how a family is spoken to, is told beside them: model_index.json, zimage.json.
+        for path in sorted(path for path in (*base.glob("*.json"), *inside) if path.is_file()):
+            name.update(path.relative_to(base).as_posix().encode())
+            with path.open("rb") as file:
+                name.update(hashlib.file_digest(file, "sha256").digest())
         folder = cache / name.hexdigest()[:16]
         make_folder(folder)
         return cls(folder)
@@ -213,8 +216,8 @@ def fill(
     needed = None if state is None else _list(store, recipe, shown, ranks, state)
     if needed is None or not store.has_all(needed):
         names = bytearray()
-        for batch in itertools.chain([shown], _batches(recipe, source, ranks)):
-            for key in _encode(store, backbone, recipe, batch):
+        for batch, described in itertools.chain([(shown, False)], _batches(recipe, source, ranks)):
+            for key in _encode(store, backbone, recipe, batch, described):
                 names += bytes.fromhex(key)
         if needed is not None and os.access(store.folder, os.W_OK | os.X_OK):
             write_atomic(needed, bytes(names))
@@ -223,15 +226,16 @@ def fill(
 
 def _list(store: Store, recipe: Recipe, shown: EditBatch, ranks: Ranks, state: str) -> Path:
     """Where the names of this rank's entries are kept, by all that they follow from."""
-    asked = _visited(recipe), recipe.npedit.negative_prompt, recipe.npedit.shows_holes, ranks.rank, ranks.world
+    asked = visited(recipe), described(recipe), recipe.npedit.negative_prompt, recipe.npedit.shows_holes
     examples = *map(image_key, shown.reference), shown.captions, shown.instructions, shown.edited_captions
-    name = hashlib.sha256(repr((state, asked, examples)).encode()).hexdigest()
+    name = hashlib.sha256(repr((state, asked, ranks.rank, ranks.world, examples)).encode()).hexdigest()
     return store.folder / LISTS.replace("*", name)
 
 
-def _encode(store: Store, backbone: Backbone, recipe: Recipe, batch: EditBatch) -> Iterator[str]:
+def _encode(store: Store, backbone: Backbone, recipe: Recipe, batch: EditBatch, with_captions: bool) -> Iterator[str]:
     """Make what a batch needs and the store does not have; the names of all that it needs."""
-    for prompt in {*batch.captions, *batch.instructions, *batch.edited_captions, recipe.npedit.negative_prompt}:
+    captions = batch.captions if with_captions else ()
+    for prompt in {*captions, *batch.instructions, *batch.edited_captions, recipe.npedit.negative_prompt}:
         if prompt is None:
             continue
         key = prompt_key(prompt)
@@ -254,8 +258,8 @@ def _images(batch: EditBatch, recipe: Recipe) -> Iterator[Float[Tensor, "3 heigh
         yield torch.full_like(batch.reference[0], BLANK)
 
 
-def _visited(recipe: Recipe) -> int:
-    """How many records the phases visit, the fake score's own among them."""
+def visited(recipe: Recipe) -> int:
+    """How many records the phases visit, the fake score's own among them; they all number from 0."""
     npedit = recipe.npedit
     turns = 1 + npedit.fake_steps * (npedit.fake_samples == "fresh")
     return max(
@@ -265,10 +269,15 @@ def _visited(recipe: Recipe) -> int:
     )
 
 
-def _batches(recipe: Recipe, source: Source, ranks: Ranks) -> Iterator[EditBatch]:
-    """This rank's share of all records that any phase visits, which all number from 0; one by one, as they may
-    differ in size."""
-    indices = range(ranks.rank, _visited(recipe), ranks.world)
+def described(recipe: Recipe) -> int:
+    """Of how many of these, the first ones, the references' own captions are read."""
+    return visited(recipe) if recipe.npedit.reads_captions else recipe.warmup.steps * recipe.warmup.batch
+
+
+def _batches(recipe: Recipe, source: Source, ranks: Ranks) -> Iterator[tuple[EditBatch, bool]]:
+    """This rank's share of all records that any phase visits, one by one, as they may differ in size; and whether their
+    captions are read."""
+    indices = range(ranks.rank, visited(recipe), ranks.world)
     console = Console(stderr=True)
     for index in track(indices, "encoding", console=console, transient=True, disable=ranks.rank > 0):
-        yield source.batch([index])
+        yield source.batch([index]), index < described(recipe)

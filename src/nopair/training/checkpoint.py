@@ -33,7 +33,8 @@ from nopair.training.phase import State
 FORMAT: Final = 1
 FREE_KEYS: Final = (
     *("name", "output", "threads", "logging", "checkpoint", "guard"),
-    *("base.checkpointing", "judge.checkpointing", "judge.offload"),
+    *("base.checkpointing", "judge.checkpointing", "judge.offload", "bystander.checkpointing", "bystander.offload"),
+    *("data.max_broken", "data.workers", "data.cache"),
     *(f"{phase}.{key}" for phase in ("warmup", "sft", "grpo", "npedit") for key in ("steps", "accumulate")),
 )
 """What a resumed run may say otherwise than its checkpoint. New steps also move the schedule's end."""
@@ -133,10 +134,8 @@ def load(path: Path) -> Checkpoint:
                 raise CheckpointError(f"checkpoint {path} is incomplete: {name} is missing; {_REMOVE}")
             if _digest(path / name) != digest:
                 raise CheckpointError(f"checkpoint {path} has a damaged {name}; {_REMOVE}")
-        recipe = parse_tree((path / "recipe.yaml").read_bytes(), "recipe.yaml")
+        recipe = recipe_of(path)
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except ConfigError as error:
-        raise CheckpointError(f"checkpoint {path} has a recipe that this nopair cannot read: {error}") from error
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -144,21 +143,29 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, position, recipe, state)
 
 
-def require_same_run(checkpoint: Checkpoint, recipe: Run) -> None:
-    """Raises CheckpointError if the checkpoint's recipe differs from `recipe` in more than FREE_KEYS."""
+def recipe_of(path: Path) -> dict[str, Any]:
+    """What the recipe.yaml of the checkpoint at `path` says, as plain values. Raises CheckpointError."""
+    try:
+        return parse_tree((path / "recipe.yaml").read_bytes(), "recipe.yaml")
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {path} has a recipe that this nopair cannot read: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+
+
+def require_same_run(path: Path, theirs: dict[str, Any], recipe: Run) -> None:
+    """Raises CheckpointError if `recipe_of` the checkpoint at `path` differs from `recipe` in more than FREE_KEYS."""
     try:
         # Keys that are newer than the checkpoint get their defaults.
-        other = type(recipe).model_validate_json(json.dumps(checkpoint.recipe))
+        other = type(recipe).model_validate_json(json.dumps(theirs))
     except (ValidationError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path} is from another kind of run, or from another nopair"
-        ) from error
-    theirs, ours = dict(_leaves(other.model_dump())), dict(_leaves(recipe.model_dump()))
-    for key in theirs | ours:
+        raise CheckpointError(f"checkpoint {path} is from another kind of run, or from another nopair") from error
+    there, ours = dict(_leaves(other.model_dump())), dict(_leaves(recipe.model_dump()))
+    for key in there | ours:
         free = any(key == name or key.startswith(f"{name}.") for name in FREE_KEYS)
-        if not free and theirs.get(key) != ours.get(key):
+        if not free and there.get(key) != ours.get(key):
             raise CheckpointError(
-                f"checkpoint {checkpoint.path} is from another recipe: {key} is {theirs.get(key)!r} there and "
+                f"checkpoint {path} is from another recipe: {key} is {there.get(key)!r} there and "
                 f"{ours.get(key)!r} here; resume with {key} as there, or start anew in another output"
             )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol, final, runtime_checkable
 
 from nopair.config import Run
-from nopair.data.files import write_atomic
+from nopair.data.files import remove_parts, write_atomic
 from nopair.errors import OutputError
 from nopair.settings import dump
 from nopair.training import checkpoint
@@ -105,6 +105,7 @@ class RunFolder:
             raise OutputError(f"output folder {directory} cannot be written: {error.strerror}") from error
         write_atomic(directory / RECIPE, said)
         checkpoint.clean(directory / "checkpoints")
+        remove_parts(directory)  # an editor that was being written when the run was killed is as large as the base
         begun = time.monotonic() - (kept[-1].seconds if kept else 0.0)
         with MetricsFile(directory / "metrics.jsonl", kept) as metrics:
             yield cls(directory, recipe, metrics, begun)

@@ -74,7 +74,7 @@ class GrpoPhase:
 
     def begin(self) -> None:
         self._student = Trained(self._parts, "student", self.name, self._config, self._config.lr)
-        self._ema = Ema(self._student.parameters, self._config.ema)
+        self._ema = Ema(self._student.parameters, self._config.average_decay)
         # The student as it is now: this average is never updated. At weight 0 nothing is held to it.
         self._start = Ema(self._student.parameters, 0.0) if self._config.kl_weight else None
         self.is_open = True

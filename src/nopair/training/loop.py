@@ -90,6 +90,24 @@ def run_phases(
                 raise Interrupted(128 + signal)
 
 
+def preflight(recipe: Run, directory: Path, resume: str | None) -> None:
+    """Find out what `run_phases` would refuse, as far as it can be known before anything is loaded.
+
+    Raises:
+        CheckpointError: there is nothing to resume, or it is from another recipe; or a new run would meet checkpoints.
+    """
+    root = directory / "checkpoints"
+    if resume is None:
+        _require_not_behind(root, 0, None)
+    else:
+        path = _named(root, resume)
+        checkpoint.require_same_run(path, checkpoint.recipe_of(path), recipe)
+
+
+def _named(root: Path, resume: str) -> Path:
+    return checkpoint.latest(root) if resume == "latest" else Path(resume)
+
+
 @contextmanager
 def _writer(
     directory: Path, recipe: Run, names: Sequence[str], start: Position | None, ranks: Ranks
@@ -115,13 +133,13 @@ def _run_phase(run: _Run, phase: Phase, first: int, total: int) -> None:
             values = {name: float(value) for name, value in phase.step(index).items()}
             done = index + 1
             record = run.writer.record(phase, done, values) if _due(done, logging.every, phase.steps) else None
-            progress.advance(done, record)
             if logging.samples_every and _due(done, logging.samples_every, phase.steps):
                 run.writer.samples(phase, done)
             stopped_by = run.stopped_by()
             if stopped_by or _due(done, run.recipe.checkpoint.every, phase.steps):
                 run.writer.save(phase, Position(phase.name, done, total + done - first))
                 ranks.wait()  # nobody goes on, or leaves, before it is on disk
+            progress.advance(done, record)  # only now, as a terminal that is gone cannot be written to
             if stopped_by:
                 say(run.console, f"stopped after {phase.name} step {done}; {run.stopped}")
                 raise Interrupted(128 + stopped_by)
@@ -134,8 +152,8 @@ def _due(done: int, every: int, steps: int) -> bool:
 
 def _load(phases: Sequence[Phase], recipe: Run, root: Path, resume: str) -> Position:
     """Put the phase of the checkpoint back into its state; where the run stands."""
-    saved = checkpoint.load(checkpoint.latest(root) if resume == "latest" else Path(resume))
-    checkpoint.require_same_run(saved, recipe)
+    saved = checkpoint.load(_named(root, resume))
+    checkpoint.require_same_run(saved.path, saved.recipe, recipe)
     for phase in phases:
         if phase.name == saved.position.phase:
             _require_an_end(phase, saved)

@@ -162,7 +162,12 @@ class GuardedStep:
         else:
             what = f"gradient norm {size:.4g} is above the limit of {self._spike:g}"
         times = f", {self._in_a_row} steps in a row" if self._in_a_row > 1 else ""
-        return f"{self._label}: {what} at step {index}{times}; lower lr, or lengthen lr_warmup_steps, and start again"
+        advice = "lower lr, or lengthen lr_warmup_steps, and start again"
+        if math.isfinite(loss) and math.isfinite(size):
+            advice += (
+                "; or raise guard.max_grad_norm_spike and go on with --resume latest, if such norms are usual here"
+            )
+        return f"{self._label}: {what} at step {index}{times}; {advice}"
 
     def state(self) -> State:
         """Moments and counters."""

@@ -138,8 +138,6 @@ def joined(device: str) -> Iterator[tuple[Ranks, torch.device]]:
             f"device {device} names one GPU for {world} processes; use --device cuda, and each has its own"
         )
     place = choose_device(device, _number("LOCAL_RANK") if world > 1 else 0)
-    if place.type == "cuda":
-        torch.cuda.set_device(place)  # for what knows only a current GPU, such as loading quantised weights
     if world == 1:
         yield ALONE, place
         return

@@ -47,7 +47,7 @@ class WarmupPhase:
 
     def begin(self) -> None:
         self._student = Trained(self._parts, "student", self.name, self._config, self._config.lr)
-        self._ema = Ema(self._student.parameters, self._config.ema)
+        self._ema = Ema(self._student.parameters, self._config.average_decay)
         self.is_open = True
 
     def end(self) -> None:
@@ -123,7 +123,7 @@ class EditPhase:
         config = self._config
         self._student = Trained(self._parts, "student", self.name, config, config.lr)
         self._fake = Trained(self._parts, "fake", self.name, config, config.fake_lr)
-        self._ema = Ema(self._student.parameters, config.ema)
+        self._ema = Ema(self._student.parameters, config.average_decay)
         self.is_open = True
 
     def end(self) -> None:
@@ -192,9 +192,10 @@ class EditPhase:
         """Judge loss per sample, and how many questions of each kind were asked and answered right."""
         batch = piece.batch
         questions = questions_about(batch, self._config.questions, self._config.inverted)
-        pixels = self._parts.roles.student.decode_latents(x0)
         temperature = ramp(index, self._config.temperature_ramp, self._config.temperature_start)
-        answered = self._ask(batch.reference, pixels, questions, temperature)
+        with torch.set_grad_enabled(self._config.judge_weight > 0):  # else it only watches, and keeps no activations
+            pixels = self._parts.roles.student.decode_latents(x0)
+            answered = self._ask(batch.reference, pixels, questions, temperature)
         verdict = count_right("judge", answered.odds, questions)
         recorded = (index + 1) % self._parts.recipe.logging.every == 0 or index + 1 == self.steps
         if self._parts.bystander is not None and recorded:

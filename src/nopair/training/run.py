@@ -1,5 +1,6 @@
 """The composition root: a recipe in, a trained editor out. The only place that knows all the parts."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from nopair.backbones.base import Backbone, StoredBackbone
 from nopair.backbones.folder import load_model
 from nopair.backbones.load import load_backbone, require_same_dialect
 from nopair.backbones.roles import FullRoles, LoraRoles, Roles
-from nopair.config import JudgeConfig, Recipe
+from nopair.config import BaseConfig, JudgeConfig, Recipe
 from nopair.config_data import PhotoDataConfig, WorldDataConfig
 from nopair.data.broken import BROKEN, prepare
 from nopair.data.files import check_folder
@@ -35,10 +36,11 @@ from nopair.judges.load import load_judge
 from nopair.judges.offload import HostWeights, OffloadedJudge
 from nopair.judges.questions import VERSION
 from nopair.method.flow import levels
+from nopair.precision import refuse_bits_off_card
 from nopair.training.ahead import Ahead
 from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.grpo import GrpoPhase
-from nopair.training.loop import RESUME, run_phases
+from nopair.training.loop import RESUME, preflight, run_phases
 from nopair.training.parallel import ALONE, Ranks, joined
 from nopair.training.parts import Parts, require_optimiser
 from nopair.training.phase import StudentPhase
@@ -73,11 +75,11 @@ class Training:
 
     def editor(self) -> Editor:
         """The averaged student of the phase that is open, which is the last one trained; before any, the student."""
-        return self._editor(self._weights(), taught_by(self.recipe))
+        return self._at_hand(self._editor(self._weights(), taught_by(self.recipe)))
 
     def warm_editor(self) -> Editor:
         """The student as it is now; after warm-up it copies."""
-        return self._editor(self._student(), taught_before(self.recipe))
+        return self._at_hand(self._editor(self._student(), taught_before(self.recipe)))
 
     def save(self, folder: Path) -> None:
         """Write the editor and, of a student that is an adapter, that alone: `EDITOR` and `ADAPTER` within a folder.
@@ -88,7 +90,19 @@ class Training:
         if self.recipe.base.roles == "lora":
             lora = self.recipe.base.lora
             save_adapter(self._weights(), lora.alpha / lora.rank, folder / ADAPTER)
-        self.editor().save(folder / EDITOR)
+        self._editor(self._weights(), taught_by(self.recipe)).save(folder / EDITOR)
+
+    def _at_hand(self, editor: Editor) -> Editor:
+        """The editor on one device: the base's, where it shares that one's other parts, or else in host memory."""
+        if not self._shares_parts:
+            return editor
+        device = next(self.backbone.transformer.parameters()).device
+        return dataclasses.replace(editor, backbone=editor.backbone.to(device))
+
+    @property
+    def _shares_parts(self) -> bool:
+        """Whether an editor has the base's own autoencoder and text encoder."""
+        return self.recipe.base.roles == "full" and self.recipe.data.cache is None
 
     def _weights(self) -> Mapping[str, Tensor]:
         opened = [phase.weights() for phase in self.phases if phase.is_open]
@@ -117,11 +131,11 @@ class Training:
         second one, quantised weights have lost what the adapter is to be added to, and the text encoder may be gone.
         """
         recipe = self.recipe
-        if recipe.base.roles == "full" and recipe.data.cache is None:
+        if self._shares_parts:
             return self.backbone.with_transformer(self.roles.export("student", weights))
         backbone = load_backbone(resolve(recipe.base.path), getattr(torch, recipe.base.dtype))
         if recipe.base.roles == "full":
-            return backbone.with_transformer(self.roles.export("student", weights).cpu())
+            return backbone.with_transformer(self.roles.export("student", weights))
         return backbone.with_transformer(_lora(recipe, backbone).dissolve("student", weights))
 
 
@@ -144,7 +158,7 @@ def compose(recipe: Recipe, device: torch.device | str = "cpu", ranks: Ranks = A
     source, shown, sizes, state = _sources(recipe, torch.device(device), ranks)
     size = sizes[0]
     base = recipe.base
-    backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype), base.bits).to(device)
+    backbone = _base(base, device)
     for one in sizes:  # a size that the base cannot take is told before anything else is loaded
         backbone.latent_shape(*one)
     if base.checkpointing:
@@ -179,8 +193,7 @@ def compose_teacher(recipe: Recipe, device: torch.device | str, count: int) -> t
         DataError: the photos cannot.
     """
     _, shown, sizes, _ = _sources(recipe, torch.device(device), ALONE)
-    base = recipe.base
-    backbone = load_backbone(resolve(base.path), getattr(torch, base.dtype), base.bits).to(device)
+    backbone = _base(recipe.base, device)
     backbone.latent_shape(*sizes[0])
     return backbone, [shown.batch([index]) for index in range(count)]
 
@@ -237,6 +250,11 @@ def _cached(
     return CachedBackbone(backbone, store)
 
 
+def _base(config: BaseConfig, device: torch.device | str) -> StoredBackbone:
+    refuse_bits_off_card(config.bits, device, "base.bits")
+    return load_backbone(resolve(config.path), getattr(torch, config.dtype), config.bits).to(device)
+
+
 def _judges(configs: Sequence[JudgeConfig], device: torch.device | str) -> Judge:
     """One judge, or several as one."""
     judges = [_judge(one, device) for one in configs]
@@ -244,6 +262,7 @@ def _judges(configs: Sequence[JudgeConfig], device: torch.device | str) -> Judge
 
 
 def _judge(config: JudgeConfig, device: torch.device | str) -> Judge:
+    refuse_bits_off_card(config.bits, device, "judge.bits")
     judge = load_judge(resolve(config.path), getattr(torch, config.dtype), config.bits)
     if config.checkpointing:
         judge.checkpoint()
@@ -322,8 +341,9 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu", stopped: str = R
     Raises:
         NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
     """
-    directory = Path(recipe.output)
+    directory, start = Path(recipe.output), "latest" if resume else None
     _check_results(recipe, directory)
+    preflight(recipe, directory, start)
     with joined(device) as (ranks, place), enough_memory(LESS):
         console = Console(quiet=not ranks.writes)
         training = compose(recipe, place, ranks)
@@ -331,7 +351,7 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu", stopped: str = R
             training.phases,
             recipe=recipe,
             directory=directory,
-            resume="latest" if resume else None,
+            resume=start,
             console=console,
             ranks=ranks,
             stopped=stopped,

@@ -34,7 +34,7 @@ class SftPhase:
 
     def begin(self) -> None:
         self._student = Trained(self._parts, "student", self.name, self._config, self._config.lr)
-        self._ema = Ema(self._student.parameters, self._config.ema)
+        self._ema = Ema(self._student.parameters, self._config.average_decay)
         self.is_open = True
 
     def end(self) -> None:

@@ -15,7 +15,6 @@ from nopair.backbones.base import Backbone
 from nopair.backbones.load import load_backbone
 from nopair.data.files import make_folder, write_atomic
 from nopair.device import choose_device, enough_memory
-from nopair.errors import ConfigError
 from nopair.evaluation.audit.answers import ask
 from nopair.evaluation.audit.cases import FolderCases, LabelledCase, Repaint, shapes_cases
 from nopair.evaluation.audit.compass import PIXELS, bearings, climb, latents_of, starts_of
@@ -36,7 +35,7 @@ from nopair.evaluation.audit.tables import drawn, tables
 from nopair.judges.base import Judge
 from nopair.judges.load import load_judge
 from nopair.judges.questions import VERSION
-from nopair.precision import Bits
+from nopair.precision import Bits, refuse_bits_off_card
 from nopair.weights import resolve
 from nopair.world.cases import chosen
 from nopair.world.edits import CATEGORIES
@@ -182,12 +181,7 @@ def examine(
 
 def _device(place: Place) -> torch.device:
     device = choose_device(place.device)
-    if place.bits is not None and device.type != "cuda" and torch.cuda.is_available():
-        raise ConfigError(
-            f"--bits {place.bits} quantises on the GPU here, and the device is {device}; leave out --bits"
-        )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # what loads quantised weights knows only a current GPU
+    refuse_bits_off_card(place.bits, device, "--bits")
     return device
 
 
