@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nopair.data.jobs import Job, read_jobs
+from nopair.data.jobs import Job, left_out, read_jobs
 from nopair.errors import ImageError, InstructionError, NopairError, OutputError
 
 
@@ -78,19 +78,45 @@ GOOD = {"image": "b.JPG", "instruction": "make it red", "output": "1.png"}
         ({**GOOD, "output": "1.gif"}, OutputError, "image format"),
         ({**GOOD, "output": "no/1.png"}, OutputError, "create it first"),
         ({**GOOD, "output": "0.png"}, OutputError, "output of another job"),
+        ({**GOOD, "output": "inner.png/../0.png"}, OutputError, "output of another job"),
+        ({**GOOD, "image": "was.png"}, ImageError, "was.png: is the output of another job"),
+        ({**GOOD, "instruction": "go \ud800"}, InstructionError, "'go \\ud800' holds what is no text"),
+        ({**GOOD, "image": "\ud800.png"}, InstructionError, "image: '\\ud800.png' holds what is no text"),
+        ({**GOOD, "output": "\ud800.png"}, InstructionError, "output: '\\ud800.png' holds what is no text"),
     ],
 )
 def test_a_bad_line_is_told_and_the_others_go_on(
     folder: Path, line: object, kind: type[NopairError], said: str
 ) -> None:
-    source = _lines(folder / "jobs.jsonl", {**GOOD, "output": "0.png"}, line, {**GOOD, "output": "2.png"})
+    (folder / "was.png").write_bytes(b"x")
+    others = [{**GOOD, "output": name} for name in ("0.png", "2.png", "was.png")]
+    source = _lines(folder / "jobs.jsonl", others[0], line, *others[1:])
     jobs, failures = read_jobs(source, None, None, 0)
-    assert [job.output.name for job in jobs] == ["0.png", "2.png"]
+    assert [job.output.name for job in jobs] == ["0.png", "2.png", "was.png"]
     [failure] = failures
     assert isinstance(failure.error, kind)
     assert said in str(failure)
     assert str(failure).startswith(f"{source}, line 2: ")
     assert "\n" not in str(failure)
+
+
+def test_an_image_may_be_replaced_by_its_own_job(folder: Path) -> None:
+    jobs, failures = read_jobs(_lines(folder / "jobs.jsonl", {**GOOD, "output": "b.JPG"}), None, None, 0)
+    assert [job.output for job in jobs] == [folder / "b.JPG"]
+    assert not failures
+
+
+def test_a_folder_of_photos_is_not_replaced(folder: Path) -> None:
+    for output in (folder, folder / "inner.png" / ".."):
+        with pytest.raises(OutputError, match="is the folder of the photos, which would be replaced"):
+            read_jobs(folder, "go", output, 0)
+
+
+def test_what_is_left_out_of_a_folder_is_counted(folder: Path) -> None:
+    assert left_out(folder) == (1, (".txt",))
+    for name in ("c.HEIC", "d.HEIC", "README"):
+        (folder / name).write_bytes(b"x")
+    assert left_out(folder) == (4, (".HEIC", ".txt", "README"))
 
 
 @given(line=st.text(max_size=60))
@@ -110,6 +136,7 @@ def test_calls_that_cannot_work(folder: Path, tmp_path: Path) -> None:
     for source, instruction, output, kind, said in [
         (image, "", out, InstructionError, "empty"),
         (image, " \n\t", out, InstructionError, "empty"),
+        (image, "go \udcff", out, InstructionError, "no text"),
         (image, None, out, InstructionError, "no instruction"),
         (image, "go", None, OutputError, "-o"),
         (image, "go", tmp_path / "out.doc", OutputError, "image format"),

@@ -112,19 +112,53 @@ def test_stock_datasets_reads_it(tmp_path: Path) -> None:
     assert rows[0]["stages"] == [STAGE.model_dump()]
 
 
-def test_an_interrupted_writer_leaves_no_card_and_may_start_again(tmp_path: Path) -> None:
+def test_an_interrupted_writer_leaves_what_was_there_and_may_start_again(tmp_path: Path) -> None:
     def cut() -> Iterator[Record]:
         yield from map(record, range(5))
         raise ImageError("lost")
 
-    write_dataset(tmp_path, map(record, range(3)))
-    with pytest.raises(ImageError):
-        write_dataset(tmp_path, cut(), rows=2)
-    with pytest.raises(DataError, match=f"no {CARD}"):
-        Card.read(tmp_path)
-    assert not list(tmp_path.rglob("*.part"))
+    for before in (0, 3):
+        if before:
+            write_dataset(tmp_path, map(record, range(before)))
+        there = contents(tmp_path)
+        with pytest.raises(ImageError):
+            write_dataset(tmp_path, cut(), rows=2)
+        assert contents(tmp_path) == there
+        assert not [path for path in tmp_path.rglob("*") if not before and path.is_dir()]
+    with pytest.raises(DataError, match="no record"):
+        write_dataset(tmp_path, [])
+    assert len(list(read_records(tmp_path))) == 3
     write_dataset(tmp_path, map(record, range(4)), rows=2)
     assert len(list(read_records(tmp_path))) == 4
+
+
+def test_a_writer_that_is_killed_while_it_swaps_leaves_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the old shards and half of the new ones are never taken for a dataset."""
+    write_dataset(tmp_path, map(record, range(4)), rows=2)
+    replaced: list[Path] = []
+
+    def replace(self: Path, target: Path) -> None:
+        if target.suffix == ".parquet" and target.parent == tmp_path / "data":
+            if replaced:
+                raise KeyboardInterrupt
+            replaced.append(target)
+        rename(self, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path, map(record, range(9)), rows=2)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=f"no {CARD}"):
+        Card.read(tmp_path)
+    write_dataset(tmp_path, map(record, range(9)), rows=2)
+    assert len(list(read_records(tmp_path))) == 9
+
+
+def test_a_dataset_can_be_written_again_from_itself(tmp_path: Path) -> None:
+    write_dataset(tmp_path, map(record, range(7)), rows=2)
+    write_dataset(tmp_path, read_records(tmp_path), rows=3)
+    assert [one.id for one in read_records(tmp_path)] == [f"r{n}" for n in range(7)]
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:

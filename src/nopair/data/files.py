@@ -210,6 +210,24 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder within `folder`, which is gone on leaving. `remove_parts` removes it after a kill.
+
+    Raises:
+        OutputError: it cannot be created.
+    """
+    part = _beside(folder / "any")
+    try:
+        part.mkdir()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({_reason(error)}); choose another place") from error
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def remove_parts(folder: Path) -> None:
     """Remove the unfinished files and folders of writers that were killed. For who alone writes to `folder`.
 

@@ -4,7 +4,7 @@ No torch: a job that cannot work is told before a model is loaded.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,12 @@ def require_instruction(instruction: str) -> str:
     """The instruction, if it says anything.
 
     Raises:
-        InstructionError: it is empty or only spaces.
+        InstructionError: it is empty or only spaces, or no text.
     """
     if not instruction.strip():
         raise InstructionError('the instruction is empty; say what to change, such as "make the red circle blue"')
+    if not _is_text(instruction):
+        raise InstructionError(f"the instruction {instruction!r} holds what is no text; write it in UTF-8")
     return instruction
 
 
@@ -95,8 +97,25 @@ def _from_folder(source: Path, instruction: str, output: Path, seed: int) -> tup
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
     if not images:
         raise ImageError(f"{source}: no image in this folder; its files should end in {', '.join(IMAGE_FORMATS)}")
+    if output.resolve() == source.resolve():
+        raise OutputError(f"{output}: is the folder of the photos, which would be replaced; choose another folder")
     make_folder(output)
     return _split(Job(image, instruction, output / image.name, seed) for image in images)
+
+
+def left_out(folder: Path) -> tuple[int, tuple[str, ...]]:
+    """How many files right in a folder of photos are none that nopair reads, and how they end; hidden ones aside."""
+    others = [path for path in folder.iterdir() if path.name[0] != "." and not _is_image_name(path) and path.is_file()]
+    return len(others), tuple(sorted({path.suffix or path.name for path in others}))
+
+
+def _is_text(words: str) -> bool:
+    """JSON can hold halves of characters, and so can an argument whose bytes are no UTF-8."""
+    try:
+        words.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_image_name(path: Path) -> bool:
@@ -122,14 +141,24 @@ def _from_lines(source: Path, output: Path | None, seed: int) -> tuple[list[Job]
     outputs = output or source.parent
     parsed = (_parse(line, f"{source}, line {number}", source.parent, outputs, seed) for number, line in numbered)
     jobs, failures = _split(parsed)
+    return _apart(jobs, failures)
+
+
+def _apart(jobs: Sequence[Job], failures: list[Failure]) -> tuple[list[Job], list[Failure]]:
+    """Jobs that can be done in any order, together or one by one."""
     unique: dict[Path, Job] = {}
     for job in jobs:
-        first = unique.setdefault(job.output, job)
-        if first is not job:
-            failures.append(
-                Failure(job.where, OutputError(f"{job.output}: is the output of another job; name a new one"))
-            )
-    return list(unique.values()), failures
+        if unique.setdefault(job.output.resolve(), job) is not job:
+            wrong = OutputError(f"{job.output}: is the output of another job; name a new one")
+            failures.append(Failure(job.where, wrong))
+    apart: list[Job] = []
+    for job in unique.values():
+        if unique.get(job.image.resolve(), job) is job:
+            apart.append(job)
+        else:
+            wrong = ImageError(f"{job.image}: is the output of another job; put this one into a file for later")
+            failures.append(Failure(job.where, wrong))
+    return apart, failures
 
 
 def _parse(line: str, where: str, images: Path, outputs: Path, seed: int) -> Job | Failure:
@@ -144,6 +173,9 @@ def _parse(line: str, where: str, images: Path, outputs: Path, seed: int) -> Job
         )
     except (ValueError, RecursionError) as error:
         return Failure(where, InstructionError(f"not JSON ({error})"))
+    for name, path in (("image", job.image), ("output", job.output)):
+        if not _is_text(path):
+            return Failure(where, InstructionError(f"{name}: {path!r} holds what is no text; write it in UTF-8"))
     seed = seed if job.seed is None else job.seed
     return Job(images / job.image, job.instruction, outputs / job.output, seed, where)
 

@@ -13,7 +13,7 @@ page, so that a reader can fetch one photo of a shard without those around it: s
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nopair.data.files import file_atomic, make_folder, remove_parts, write_atomic
+from nopair.data.files import file_atomic, make_folder, remove_parts, scratch, write_atomic
 from nopair.data.records import CATEGORIES, NEEDED, Photo, Record, Score, Sha256, Stage, problem_of
 from nopair.errors import DataError, OutputError
 
@@ -98,7 +98,8 @@ def write_dataset(
     rows: int = ROWS_OF_A_SHARD,
     size: int = BYTES_OF_A_SHARD,
 ) -> Card:
-    """Write records, in order, as a dataset, in place of one that was there. Holds one row group in memory at a time.
+    """Write records, in order, as a dataset, in place of one that was there, which stays as it is until the new one is
+    complete. Holds one row group in memory at a time.
 
     Args:
         dropped, other_kinds: see `Card`; read when the records have ended.
@@ -111,21 +112,21 @@ def write_dataset(
     """
     if folder.is_dir() and any(folder.glob("data/*")) and not (folder / CARD).is_file():
         _require_ours(folder)
-    make_folder(folder / "data")
+    make_folder(folder)
     for place in (folder, folder / "data"):
         remove_parts(place)
-    (folder / CARD).unlink(missing_ok=True)
-    shards: list[Shard] = []
-    with file_atomic(folder / SHAPES) as file:
-        counts = _Counts(file)
-        remaining = _Peekable(counts.of(records))
-        while remaining.more():
-            path = folder / "data" / f"train-{len(shards):05}.parquet"
-            shards.append(Shard(path=f"data/{path.name}", records=_write_shard(path, remaining, rows, size)))
+    with scratch(folder) as part:
+        make_folder(part / "data")
+        shards: list[Shard] = []
+        with file_atomic(part / SHAPES) as file:
+            counts = _Counts(file)
+            remaining = _Peekable(counts.of(records))
+            while remaining.more():
+                path = part / "data" / f"train-{len(shards):05}.parquet"
+                shards.append(Shard(path=f"data/{path.name}", records=_write_shard(path, remaining, rows, size)))
         if not shards:
             raise DataError(f"{folder}: there is no record to write; see what was dropped and why")
-    for stale in set(folder.glob("data/train-*.parquet")) - {folder / shard.path for shard in shards}:
-        stale.unlink()
+        _put_in_place(folder, part, shards)
     card = Card(
         records=sum(shard.records for shard in shards),
         shapes_hash=counts.shapes_hash.hexdigest(),
@@ -140,6 +141,21 @@ def write_dataset(
     write_atomic(folder / README, _readme(card).encode())
     write_atomic(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
     return card
+
+
+def _put_in_place(folder: Path, part: Path, shards: Sequence[Shard]) -> None:
+    """Move all but the card from `part`, in place of what was there. Without a card it is no dataset until the end."""
+    try:
+        (folder / CARD).unlink(missing_ok=True)
+        (folder / "data").mkdir(exist_ok=True)
+        for name in (*(shard.path for shard in shards), SHAPES):
+            (part / name).replace(folder / name)
+        for stale in set(folder.glob("data/train-*.parquet")) - {folder / shard.path for shard in shards}:
+            stale.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written ({error.strerror}); check the rights and write again"
+        ) from error
 
 
 def shape_of(record: Record) -> np.ndarray:
