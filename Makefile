@@ -1,6 +1,7 @@
 # make demo    train an image editor from the shipped tiny models, without pairs, and score it: see runs/demo/
 # make test    run the tests
 # make check   what CI runs: format, lint, types, import contracts, tests
+# make quant   run the tests of quantised weights, with bitsandbytes beside the environment; CI does
 # make format  rewrite the sources in the project's style
 # make clean   remove the environment and everything built; runs/ stays
 #
@@ -15,7 +16,7 @@ bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format clean
+.PHONY: help demo test check quant lint format clean
 
 help:
 	@sed -n 's/^# \(make\)/\1/p' Makefile
@@ -27,6 +28,11 @@ test: $(installed)
 	$(bin)/python -m pytest $(PYTEST_FLAGS)
 
 check: lint test
+
+# Not in the environment itself: whatever loads a model would import it, too, and take a second longer.
+quant: $(installed)
+	$(bin)/python -m pip install --quiet --no-deps --upgrade --target build/quant --constraint constraints.txt bitsandbytes
+	PYTHONPATH=build/quant $(bin)/python -m pytest tests/test_quantised.py
 
 lint: $(installed)
 	$(bin)/ruff format --check .

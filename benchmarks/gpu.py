@@ -28,7 +28,7 @@ from nopair.device import choose_device, enough_memory
 from nopair.errors import MemoryShortError, NopairError
 from nopair.method.flow import levels
 from nopair.planning.architecture import architecture
-from nopair.planning.bases import random_backbone
+from nopair.planning.bases import random_backbone, shape_backbone, text_encoders
 from nopair.planning.cards import CARDS, Card
 from nopair.planning.judges import random_judge
 from nopair.planning.plan import GIB, Plan, plan
@@ -133,11 +133,20 @@ def put_together(recipe: Recipe, clock: Clock) -> tuple[EditPhase, Sampler]:
     return EditPhase(parts), sampler
 
 
-def require_room(planned: Plan, available: int, name: str) -> None:
-    """Raises MemoryShortError where a device of so many bytes is smaller than planned."""
-    if planned.peak_bytes > available:
+def drawn_bytes(recipe: Recipe) -> int:
+    """Of all of the base in its own precision: so much is drawn before any of it is quantised or dropped."""
+    base: Any = shape_backbone(architecture(recipe.base.path), getattr(torch, recipe.base.dtype), None)
+    parts = (base.transformer, base.vae, *text_encoders(base))
+    return sum(one.nbytes for part in parts for one in (*part.parameters(), *part.buffers()))
+
+
+def require_room(planned: Plan, drawn: int, available: int, name: str) -> None:
+    """Raises MemoryShortError where a device of so many bytes is smaller than planned, or than what is drawn first."""
+    most = max(planned.peak_bytes, drawn)
+    if most > available:
+        first = "" if most == planned.peak_bytes else " for a base that is drawn before it is quantised"
         raise MemoryShortError(
-            f"{planned.recipe} is planned at {planned.peak_bytes / GIB:.1f} GiB, {name} has {available / GIB:.1f}; "
+            f"{planned.recipe} needs {most / GIB:.1f} GiB{first}, {name} has {available / GIB:.1f}; "
             "choose another recipe with --recipe"
         )
 
@@ -221,9 +230,8 @@ def run(options: argparse.Namespace) -> None:
     planned = plan(recipe, device=kind, switches=False)
     name = "a CPU"
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         name = torch.cuda.get_device_name(device)
-        require_room(planned, torch.cuda.get_device_properties(device).total_memory, name)
+        require_room(planned, drawn_bytes(recipe), torch.cuda.get_device_properties(device).total_memory, name)
     plain = plan(parse_recipe(dump(recipe), RECOMPUTES_NOTHING), device=kind, switches=False)
     with enough_memory("choose another recipe with --recipe"):
         found = measure(recipe, device, options.steps)

@@ -47,9 +47,12 @@ def test_a_step_with_adapters_and_everything_recomputed(gpu: Any, capsys: pytest
 
 def test_a_gpu_that_is_too_small_and_none_are_told_in_one_line(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     planned = Plan("big", 1, {}, {}, (StagePlan("npedit student step", {"weights": 10 * GIB}, {}),), (), {})
-    gpu.require_room(planned, 10 * GIB, "a card")
-    with pytest.raises(MemoryShortError, match=r"^big is planned at 10.0 GiB, a card has 8.0; choose .*--recipe$"):
-        gpu.require_room(planned, 8 * GIB, "a card")
+    gpu.require_room(planned, 10 * GIB, 10 * GIB, "a card")
+    with pytest.raises(MemoryShortError, match=r"^big needs 10.0 GiB, a card has 8.0; choose .*--recipe$"):
+        gpu.require_room(planned, 0, 8 * GIB, "a card")
+    with pytest.raises(MemoryShortError, match=r"^big needs 54.0 GiB for a base that is drawn before it is quantised,"):
+        gpu.require_room(planned, 54 * GIB, 24 * GIB, "a card")
+    assert gpu.drawn_bytes(load_recipe("demo", ["base.roles=lora", "base.dtype=bfloat16"])) < GIB
     with pytest.raises(SystemExit, match=r"^error: device cuda:99: there is no GPU 99"):
         gpu.main(["--device", "cuda:99"])
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +22,7 @@ from nopair.errors import ConfigError, ModelError
 from nopair.judges.load import load_judge
 from nopair.judges.vision_language import VisionLanguageJudge
 from nopair.planning.architecture import architecture, published
+from nopair.planning.bases import shape_backbone
 from nopair.planning.cards import CARDS, throughput
 from nopair.planning.judges import shape_judge
 from nopair.planning.ledger import ATTENTION
@@ -297,10 +299,32 @@ def test_the_host_memory_of_an_export_is_that_of_the_base_read_again(demo: Plan)
     small = ["base.roles=lora", "base.dtype=bfloat16", "base.bits=4", "data.cache=cache"]
     assert exported(*small).export_bytes == 2 * whole
     assert exported("data.cache=cache").export_bytes == 4 * (whole + count(base.transformer))
-    assert demo.export_bytes == 0
+    assert demo.export_bytes == 4 * count(base.transformer)
     console = Console(file=io.StringIO(), width=200)
     print_plan(exported(*small), None, console)
     assert "host memory at export: 0.01 GiB" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_disk_that_a_cache_takes_is_planned(demo: Plan, tmp_path: Path) -> None:
+    """Where no photo and no words come twice, which is nearly so in the shapes world."""
+    assert demo.cache_bytes == 0
+    for captions in ([], ["npedit.negative_prompt=''", "npedit.preserve=everywhere", "npedit.redraw_weight=0.0"]):
+        folder = tmp_path / str(len(captions))
+        short = [*SHORT, "npedit.batch=6", "warmup.batch=4", "logging.sample_scenes=1", f"output={folder / 'run'}"]
+        recipe = load_recipe("demo", [*short, f"data.cache={folder / 'cache'}", *captions])
+        compose(recipe)
+        written = sum(tensor.nbytes for path in folder.rglob("*.safetensors") for tensor in load_file(path).values())
+        assert plan(recipe, switches=False).cache_bytes == pytest.approx(written, rel=0.15)
+
+
+def test_what_the_library_never_quantises_is_planned_whole() -> None:
+    """T5's `wo`, a fifth of its weights, which transformers leaves out by the model's own list."""
+    [name] = [name for name in published() if "stable-diffusion-3.5" in name]
+    backbone: Any = shape_backbone(architecture(name), torch.bfloat16, 4)
+    layers = {name: one for name, one in backbone.text_encoder_3.named_modules() if isinstance(one, nn.Linear)}
+    whole = {name for name, layer in layers.items() if not isinstance(layer, PackedLinear)}
+    assert whole
+    assert whole == {name for name in layers if name.endswith(".wo")}
 
 
 def test_processes_share_a_batch() -> None:
@@ -358,8 +382,6 @@ def test_published_architectures_have_the_published_numbers_of_parameters(name: 
     is_base = "model_index.json" in found.configs
     overrides = [f"base.path={name}"] if is_base else [f"judge.path={name}"]
     if is_base:
-        from nopair.planning.bases import shape_backbone
-
         backbone = vars(shape_backbone(found, torch.bfloat16))
         counts = {part: backbone[part] for part in found.parameters}
     else:
@@ -403,6 +425,9 @@ def test_judges_are_planned_whichever_version_saved_their_processor(
         settings = json.loads(alone.read_text())
         (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
         alone.unlink()
+        template = (folder / "chat_template.jinja").read_text()
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+        (folder / "chat_template.jinja").unlink()
         for found in (shape_judge(architecture(str(folder)), config).family, load_judge(folder).family):
             assert found.image_tokens(40, 56) == old.image_tokens(40, 56)
             assert found.marks == old.marks

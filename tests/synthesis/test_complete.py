@@ -102,7 +102,13 @@ def test_what_is_missing_is_written_and_nothing_else_changes(
     assert contents(source) == untouched
     assert len([one for one in server.asked if "describe photos" in one.system]) == 4, "each photo once"
     assert len(server.asked) == 4 + 7
-    for words in ("8 of 9 records lack words", "caption: at most 4 answers", "fill: at most 7 answers", "8 records in"):
+    for words in (
+        "8 of 9 records lack words",
+        "caption: at most 4 answers",
+        "fill: at most 7 answers",
+        "up to 3 times that",
+        "8 records in",
+    ):
         assert words in said
 
 

@@ -5,6 +5,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,6 +67,18 @@ def test_captions_that_nobody_reads_are_not_encoded(tmp_path: Path, reader: str 
     fill(store, ToyBackbone.build(seed=0), recipe, source, source.batch([90]))
     there = [store.has(prompt_key(caption)) for caption in source.batch(range(6)).captions]
     assert there == [True] * 2 + [reader is not None] * 4
+
+
+@pytest.mark.parametrize("free", [10**5, 10**9])
+def test_a_disk_that_may_be_too_small_is_told_once_and_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, free: int
+) -> None:
+    monkeypatch.setattr("nopair.training.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    store = Store.of(tmp_path / "cache", base(tmp_path / "base"), "float32")
+    source, recipe = WorldSource(seed=0, held_out=False), load_recipe("demo", [*SHORT, "npedit.steps=5"])
+    fill(store, ToyBackbone.build(seed=0), recipe, source, source.batch([90]))
+    assert len(caplog.messages) == (free == 10**5)
+    assert all("set data.cache to a larger disk" in message for message in caplog.messages)
 
 
 def test_training_finds_all_it_reads_where_captions_are_left_out(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from. Everything takes any batch size, and a sample's result does not depend on 
 | 17 normaliser                        | `per_sample`, `per_pixel` |           |
 | 18 surrogate                         | `surrogate_loss`       |              |
 | 19 DMD                               | `dmd_loss`             |              |
-| 20 decoupled DMD (option)            | `decoupled_dmd_loss`   |              |
+| 20 decoupled DMD (in no recipe)      | `decoupled_dmd_loss`   |              |
 | 32 redrawing (option)                | `redrawn`, `redraw_loss` |            |
 | 21 do-nothing, preservation          | `reference_loss`, `does_nothing`, `preservation_loss` | objective.py |
 | 22 places to keep (option)           | `first_sight`, `without_edit` |       |

@@ -23,6 +23,7 @@ from nopair.planning.rehearsal import (
     rehearse,
 )
 from nopair.settings import dump
+from nopair.training.cache import described, visited
 
 GIB: Final = 2**30
 RESERVE: Final = 0.08
@@ -73,8 +74,9 @@ class Plan:
     """What a recipe costs each of `ranks` processes. All numbers are computed, none is measured.
 
     `parameters` are counts by model, `trainable` those of them, or beside them, that are trained. `steps` are the
-    recipe's, by phase. `export_bytes` are
-    of host memory, for the base that the process which writes the editor reads again; 0 where it does not.
+    recipe's, by phase. `export_bytes` are of host memory, for the base that the process which writes the editor reads
+    again; 0 where it does not. `cache_bytes` are of disk, for all that `data.cache` holds in the end, if no photo and
+    no words come twice.
     """
 
     recipe: str
@@ -85,6 +87,7 @@ class Plan:
     switches: tuple[Switch, ...]
     steps: Mapping[str, int]
     export_bytes: int = 0
+    cache_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -116,6 +119,7 @@ class Plan:
             "parameters": dict(self.parameters),
             "trainable": dict(self.trainable),
             "export_host_gib": self.export_bytes / GIB,
+            "cache_disk_gib": self.cache_bytes / GIB,
             "stages": {
                 stage.name: {
                     "peak_gib": stage.peak_bytes / GIB,
@@ -163,7 +167,9 @@ def plan(recipe: Recipe, *, ranks: int = 1, device: Literal["cuda", "cpu"] = "cu
         made = Plan(recipe.name, ranks, {}, {}, with_it, (), {})
         tried.append(Switch(changes, made.peak_bytes, made.step_flops.get("npedit", 0)))
     steps = {WARMUP: recipe.warmup.steps, GRPO: recipe.grpo.steps, "npedit": recipe.npedit.steps}
-    return Plan(recipe.name, ranks, found.parameters, found.trainable, stages, tuple(tried), steps, found.export_bytes)
+    cached = visited(recipe) * found.entry_bytes + described(recipe) * found.caption_bytes
+    sizes = found.export_bytes, cached
+    return Plan(recipe.name, ranks, found.parameters, found.trainable, stages, tuple(tried), steps, *sizes)
 
 
 def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tuple[StagePlan, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -41,6 +42,7 @@ STAGES: Final = (WARMUP, GRPO, STUDENT, FAKE, SAMPLES)
 _BETWEEN: Final = "between phases"
 """A stage that nobody asks for."""
 
+_FEW: Final = 16
 OPTIMISER: Final = "optimiser state"
 EMA: Final = "EMA"
 WEIGHTS: Final = "weights: "
@@ -52,13 +54,16 @@ VISITING: Final = "offloaded: "
 class Rehearsal:
     """What was counted. Bytes and operations are those of one step of one process, with `fake_steps` of 1.
 
-    `export_bytes` are of host memory, at the end of training; see `nopair.planning.plan.Plan`.
+    `export_bytes` are of host memory, at the end of training; see `nopair.planning.plan.Plan`. `entry_bytes` and
+    `caption_bytes` are of disk, for what `data.cache` keeps of a record and of its caption; 0 without a cache.
     """
 
     stages: dict[str, Stage]
     parameters: dict[str, int]
     trainable: dict[str, int]
     export_bytes: int
+    entry_bytes: int
+    caption_bytes: int
 
 
 def rehearse(recipe: Recipe) -> Rehearsal:
@@ -69,6 +74,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         ConfigError: the models do not take what the recipe asks of them.
     """
     models = _models(recipe)
+    entries = (0, 0) if recipe.data.cache is None else _entry_bytes(recipe, models.backbone)
     ledger = Ledger("meta", aside=OPTIMISER)
     parameters, export_bytes = _own_frozen(ledger, recipe, models), _export_bytes(recipe, models.backbone)
     judges = _judges(ledger, recipe, models)
@@ -95,7 +101,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
                 kept = [value.detach().clone() for value in roles.trainable("student").values()]
             parts.sampler.pixels()
             del kept
-    return Rehearsal(ledger.stages, parameters, trainable, export_bytes)
+    return Rehearsal(ledger.stages, parameters, trainable, export_bytes, *entries)
 
 
 def judge_and_roles(recipe: Recipe) -> tuple[VisionLanguageJudge, Roles]:
@@ -127,13 +133,31 @@ def _models(recipe: Recipe) -> _Models:
     return _Models(backbone, judges, None if seen is None else shape_judge(architecture(seen.path), seen))
 
 
+@torch.no_grad()
+def _entry_bytes(recipe: Recipe, backbone: StoredBackbone) -> tuple[int, int]:
+    """Of what `nopair.training.cache.fill` writes of a record, and of its caption besides; means of a few records."""
+    records = shape_source(recipe, held_out=False).batch(range(_FEW))
+
+    @cache
+    def held(prompt: str) -> int:
+        text = backbone.encode_text([prompt])
+        return text.features.nbytes + (0 if text.pooled is None else text.pooled.nbytes)
+
+    with ShapesOnly():
+        latents = backbone.encode_image(records.reference[:1]).nbytes
+        told, captions = (
+            sum(map(held, prompts)) // _FEW
+            for prompts in ((*records.instructions, *records.edited_captions), records.captions)
+        )
+    return told + latents, captions
+
+
 def _export_bytes(recipe: Recipe, backbone: StoredBackbone) -> int:
-    """Of the base as `nopair.training.run.Training.editor` reads it again, and of a student put beside it."""
-    is_full = recipe.base.roles == "full"
-    if is_full and recipe.data.cache is None:
-        return 0
+    """Of the base as `nopair.training.run.Training` reads it again to write an editor, and of a full student's copy."""
     codecs: Any = backbone
-    read = [backbone.transformer, codecs.vae, *text_encoders(backbone), *([backbone.transformer] if is_full else [])]
+    student = [backbone.transformer] if recipe.base.roles == "full" else []
+    again = [backbone.transformer, codecs.vae, *text_encoders(backbone)]
+    read = student if student and recipe.data.cache is None else again + student
     return sum(map(_count_unpacked, read)) * getattr(torch, recipe.base.dtype).itemsize
 
 

@@ -26,12 +26,14 @@ def _head(plan: Plan) -> list[str]:
     shared = f", each of {plan.ranks} processes" if plan.ranks > 1 else ""
     counts = ", ".join(f"{name} {_short(count)}" for name, count in plan.parameters.items())
     trained = ", ".join(f"{name} {_short(count)}" for name, count in plan.trainable.items())
-    export = f"host memory at export: {plan.export_bytes / GIB:.2f} GiB, for the base that is read again"
+    cache = f"disk for data.cache: {plan.cache_bytes / GIB:.1f} GiB at most, less where photos or words come again"
+    export = f"host memory at export: {plan.export_bytes / GIB:.2f} GiB, for the editor that is written"
     return [
         f"{plan.recipe}: peak {peak:.2f} GiB{shared}",
         f"fits, with {RESERVE:.0%} left alone: {', '.join(fitting) or 'none of the known cards'}",
         f"parameters: {counts}; trained: {trained}",
         *([export] if plan.export_bytes else []),
+        *([cache] if plan.cache_bytes else []),
     ]
 
 

@@ -11,7 +11,9 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ from nopair.training.keeping import BLANK
 from nopair.training.parallel import ALONE, Ranks
 from nopair.types import EditBatch, Text
 
+_LOG: Final = logging.getLogger("nopair.data")
 VERSION: Final = 2
 """Of what is encoded and how; entries of other versions are never met."""
 ENCODERS: Final = ("text_encoder*", "tokenizer*", "vae")
@@ -215,13 +218,29 @@ def fill(
     """
     needed = None if state is None else _list(store, recipe, shown, ranks, state)
     if needed is None or not store.has_all(needed):
-        names = bytearray()
-        for batch, described in itertools.chain([(shown, False)], _batches(recipe, source, ranks)):
-            for key in _encode(store, backbone, recipe, batch, described):
+        names, told = bytearray(), ranks.rank > 0
+        for batch, with_captions in itertools.chain([(shown, False)], _batches(recipe, source, ranks)):
+            begun = len(names)
+            for key in _encode(store, backbone, recipe, batch, with_captions):
                 names += bytes.fromhex(key)
+            if batch is not shown and not told:
+                told = True
+                _tell_of_space(store, [names[i : i + _NAME].hex() for i in range(begun, len(names), _NAME)], recipe)
         if needed is not None and os.access(store.folder, os.W_OK | os.X_OK):
             write_atomic(needed, bytes(names))
     ranks.wait()
+
+
+def _tell_of_space(store: Store, first: Sequence[str], recipe: Recipe) -> None:
+    """Warn if the disk could not hold as much as the `first` record took for each of all records."""
+    most = visited(recipe) * sum(store.path(key).stat().st_size for key in first)
+    free = shutil.disk_usage(store.folder).free
+    if most > free:
+        _LOG.warning(
+            "data.cache: %.1f GiB are free in %s, and %.1f GiB may be needed, less where photos or words come again; "
+            "set data.cache to a larger disk or to null",
+            *(free / 2**30, store.folder, most / 2**30),
+        )
 
 
 def _list(store: Store, recipe: Recipe, shown: EditBatch, ranks: Ranks, state: str) -> Path:
