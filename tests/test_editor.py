@@ -37,6 +37,9 @@ class FileToy(ToyBackbone):
             raise InstructionError("the word is forbidden")
         return super().encode_text(prompts)
 
+    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
+        return len(prompt.split()), 9
+
     def save(self, folder: Path) -> None:
         torch.save(self.transformer.state_dict(), folder / "toy.pt")
 
@@ -55,6 +58,15 @@ def editor() -> Editor:
 @pytest.fixture
 def references() -> torch.Tensor:
     return torch.rand(4, 3, *SIZE)
+
+
+def test_an_instruction_that_would_be_cut_is_refused(editor: Editor, references: torch.Tensor) -> None:
+    """What stands at its end would never be read, and that may be what is asked for."""
+    edited = editor.edit(references[:1], ["please " * 8 + "go"], [0])
+    assert edited.shape == references[:1].shape
+    with pytest.raises(InstructionError, match=r"'please .*takes 10 tokens, this editor reads 9; shorten it") as caught:
+        editor.edit(references[:2], ["go", "please " * 9 + "go"], [0, 0])
+    assert "\n" not in str(caught.value)
 
 
 def test_the_result_does_not_depend_on_the_batch(editor: Editor, references: torch.Tensor) -> None:

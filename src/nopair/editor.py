@@ -18,7 +18,7 @@ from nopair.data.files import folder_atomic
 from nopair.data.images import Fitted, fit, load_image, restore, save_image
 from nopair.data.jobs import Job, require_instruction
 from nopair.device import enough_memory
-from nopair.errors import ConfigError, ModelError, NopairError
+from nopair.errors import ConfigError, InstructionError, ModelError, NopairError
 from nopair.method.flow import levels
 from nopair.method.rollout import rollout, sampler_levels
 from nopair.precision import Bits
@@ -124,7 +124,7 @@ class Editor:
         the rounding of floating-point sums, whose order differs between batch sizes.
 
         Raises:
-            InstructionError: an instruction is empty.
+            InstructionError: an instruction is empty, or longer than what the editor reads.
             MemoryShortError: so many at a time do not fit the device.
         """
         if not len(reference) == len(instructions) == len(seeds):
@@ -147,17 +147,26 @@ class Editor:
         """Edit one image of any size; pixels in [0, 1] in and out. It is brought to the size in `settings` and back.
 
         Raises:
-            InstructionError: the instruction is empty.
+            InstructionError: the instruction is empty, or longer than what the editor reads.
             MemoryShortError: it does not fit the device.
         """
         fitted = fit(image, self.settings.height, self.settings.width)
         return restore(self.edit(fitted.pixels[None], [instruction], [seed])[0], fitted)
 
+    def _require_read(self, instruction: str) -> None:
+        tokens, most = self.backbone.prompt_tokens(instruction)
+        if tokens > most:
+            raise InstructionError(
+                f"the instruction {instruction[:40]!r}... takes {tokens} tokens, this editor reads {most}; shorten it"
+            )
+
     def _edited(
         self, reference: Float[Tensor, "batch 3 height width"], instructions: Sequence[str], seeds: Sequence[int]
     ) -> Float[Tensor, "batch 3 height width"]:
         size = (self.settings.height, self.settings.width)
-        text = self.backbone.encode_text([require_instruction(instruction) for instruction in instructions])
+        for instruction in instructions:
+            self._require_read(require_instruction(instruction))
+        text = self.backbone.encode_text(instructions)
         device = next(self.backbone.transformer.parameters()).device
         clean = self.backbone.encode_image(reference.to(device))
         noises = _noises(seeds, self.settings.steps, self.backbone.latent_shape(*size)).to(clean)

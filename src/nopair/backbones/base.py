@@ -97,6 +97,10 @@ class StoredBackbone(Backbone, Protocol):
         """Move all modules to `device`, in place, and return self."""
         ...
 
+    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
+        """How many tokens a prompt takes, its template included, and how many are read; `encode_text` cuts the rest."""
+        ...
+
     def drop_text_encoder(self) -> None:
         """Free its memory. `encode_text` and `save` do not work any more, for any backbone that shares it."""
         ...

@@ -80,6 +80,11 @@ class ToyBackbone:
     def checkpoint(self) -> None:
         """Nothing to do: there are no activations worth recomputing."""
 
+    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
+        """A token a word, and any number of them is read."""
+        words = len(prompt.split())
+        return words, words
+
     def encode_text(self, prompts: Sequence[str]) -> Text:
         """One token a word, none for the empty prompt."""
         words = [sorted(re.findall(r"\w+", prompt.lower())) for prompt in prompts]

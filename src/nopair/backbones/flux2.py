@@ -179,6 +179,10 @@ class Flux2KleinBackbone:
         features = torch.cat([states[index] for index in TEXT_STATES], dim=-1)
         return Text(features, (TOKENS,) * len(chats))
 
+    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
+        """See `StoredBackbone`."""
+        return len(self.tokenizer(self._chat(prompt))["input_ids"]), TOKENS
+
     def _chat(self, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         chat = self.tokenizer.apply_chat_template(

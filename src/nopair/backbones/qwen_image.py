@@ -200,6 +200,12 @@ class QwenImageBackbone:
             return Text(features, (features.shape[1],) * len(prompts))
         return Text(features, tuple(valid.sum(dim=1).tolist()))
 
+    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
+        """See `StoredBackbone`; of the template, what stands before the prompt is no part of what is read."""
+        pipeline = self._pipeline
+        chat = pipeline.prompt_template_encode.format(prompt)
+        return len(self.tokenizer(chat)["input_ids"]) - pipeline.prompt_template_encode_start_idx, MAX_TOKENS
+
     def encode_image(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         """The VAE's mode, every channel normalised by the config's mean and deviation, in the pixels' dtype."""
         frames = (pixels * 2 - 1).to(self.vae.dtype).unsqueeze(2)

@@ -44,13 +44,11 @@ from transformers import (
 
 from nopair.backbones.folder import drop_weights, load_model, load_shift, read_pipeline, save_pipeline
 from nopair.backbones.sd3_reference import REFERENCE_MODULE, accept_reference
-from nopair.backbones.sd3_texts import encode_clip, load_tokenizer, token_ids
+from nopair.backbones.sd3_texts import T5_TOKENS, encode_clip, load_tokenizer, prompt_tokens, token_ids
 from nopair.errors import ConfigError, ModelError
 from nopair.precision import Bits
 from nopair.types import Text
 
-T5_TOKENS = 256
-"""T5's share of an encoded prompt, as the stock pipeline has it; longer prompts are cut."""
 TIME_SCALE = 1000
 
 
@@ -224,6 +222,9 @@ class StableDiffusion3Backbone:
             return torch.zeros(len(prompts), T5_TOKENS, width, device=clip.device, dtype=clip.dtype)
         ids = token_ids(self.tokenizer_3, prompts, T5_TOKENS).to(self.text_encoder_3.device)
         return self.text_encoder_3(ids).last_hidden_state
+
+    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
+        return prompt_tokens(prompt, self.tokenizer, self.tokenizer_3)
 
     def encode_image(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         """(mode - shift_factor) * scaling_factor of the VAE, in the pixels' dtype."""

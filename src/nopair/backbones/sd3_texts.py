@@ -10,6 +10,9 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedT
 from nopair.errors import ModelError
 from nopair.tokenizer import read_tokenizer
 
+T5_TOKENS = 256
+"""T5's share of an encoded prompt, as the stock pipeline has it; longer prompts are cut."""
+
 
 def encode_clip(
     encoder: CLIPTextModelWithProjection, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], tokens: int
@@ -25,6 +28,13 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], tokens
     return tokenizer(
         list(prompts), padding="max_length", max_length=tokens, truncation=True, return_tensors="pt"
     )["input_ids"]  # fmt: skip
+
+
+def prompt_tokens(prompt: str, clip: PreTrainedTokenizerBase, t5: PreTrainedTokenizerBase | None) -> tuple[int, int]:
+    """How many tokens a prompt takes, and how many are read. T5 reads on where both CLIPs have stopped."""
+    if t5 is None:
+        return len(clip(prompt)["input_ids"]), clip.model_max_length
+    return len(t5(prompt)["input_ids"]), T5_TOKENS
 
 
 def load_tokenizer(kind: type[CLIPTokenizer] | type[T5Tokenizer], folder: Path) -> PreTrainedTokenizerBase:

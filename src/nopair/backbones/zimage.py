@@ -203,6 +203,10 @@ class ZImageBackbone:
         features = hidden.gather(1, order[..., None].expand_as(hidden)).masked_fill(~kept[..., None], 0)
         return Text(features, tuple(lengths.tolist()))
 
+    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
+        """See `StoredBackbone`."""
+        return len(self.tokenizer(self._chat(prompt))["input_ids"]), self.max_tokens
+
     def _chat(self, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         chat = self.tokenizer.apply_chat_template(

@@ -1,4 +1,4 @@
-"""What a run may cost, told before it starts: a bound for answers of full length, and how often they may be repeated."""
+"""What a run may cost, told before it starts: a bound for full-length answers, and how often they may be repeated."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from nopair.backbones.base import Backbone
 from nopair.backbones.roles import TRAINED, FullRoles, LoraRoles, Roles
-from nopair.backbones.sd3 import T5_TOKENS, StableDiffusion3Backbone
+from nopair.backbones.sd3 import StableDiffusion3Backbone
 from nopair.backbones.sd3_reference import REFERENCE_MODULE, accept_reference
+from nopair.backbones.sd3_texts import T5_TOKENS
 from nopair.errors import ConfigError
 from nopair.types import Text
 
