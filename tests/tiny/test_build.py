@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from nopair.backbones.folder import load_model
+from nopair.backbones.zimage import ZImageBackbone
 from nopair.errors import ConfigError, Interrupted, ModelError, OutputError
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.tiny.build import RUNS, _editor_recipe, _Order, _vae, build
@@ -193,7 +194,10 @@ def test_after_settling_the_judge_itself_is_trained() -> None:
     judge = LlavaOnevisionJudge.load(packaged() / "judge")
     before = {name: value.clone() for name, value in judge.model.state_dict().items()}
     vae = load_model(AutoencoderKL, packaged() / "base" / "vae", torch.float32)
-    phase = JudgePhase(vae, judge.tokenizer, replace(CONTINUED, settle=1, batch=2), judge.model)
+    base = ZImageBackbone.load(packaged() / "base")
+    with pytest.raises(ValueError, match="drawn by a base"):
+        JudgePhase(vae, judge.tokenizer, CONTINUED, judge.model)
+    phase = JudgePhase(vae, judge.tokenizer, replace(CONTINUED, settle=1, batch=2), judge.model, base=base)
     phase.step(0)
     assert all(torch.equal(before[name], value) for name, value in phase.model.state_dict().items())
     phase.step(1)

@@ -23,6 +23,7 @@ from nopair.backbones.folder import load_model, saving
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import CheckpointConfig, LoggingConfig, Recipe, Run, load_recipe
 from nopair.data.files import folder_atomic
+from nopair.device import choose_device
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError
 from nopair.evaluation.digests import folder_digest
@@ -143,20 +144,26 @@ def _continue_judge(order: _Order, start: str, part: str | None = None) -> None:
         raise ModelError(f"{start}: is no tiny judge; --start takes a folder that nopair tiny build judge has written")
     settings = CONTINUED if order.steps is None else replace(CONTINUED, steps=order.steps)
     vae, known = _vae(order)
-    phase = JudgePhase(vae, tokenizer, settings, judge.model, width)
-    known |= {"start": start, "start_digest": folder_digest(resolve(start))}
+    base = _base_folder(order.output)
+    painter = ZImageBackbone.load(base).to(choose_device("auto"))
+    phase = JudgePhase(vae, tokenizer, settings, judge.model, width, painter)
+    known |= {"start": start, "start_digest": folder_digest(resolve(start)), "base": folder_digest(base)}
     _go(order, _part_run(order, part or f"judge{_suffix(width)}-continued", settings, known), (phase,))
     command = f"nopair tiny build judge --start {start}" if part is None else f"nopair tiny build {part}"
     _save_judge(phase, part or f"judge{_suffix(width)}", order.output, f"`{start}`, trained on by `{command}`")
 
 
 def _save_judge(phase: JudgePhase, name: str, output: Path, made: str) -> None:
-    base = output / "base" if (output / "base").is_dir() else packaged() / "base"
+    base = _base_folder(output)
     with folder_atomic(output / name, marker="config.json") as part, saving(output / name):
         phase.finish().half().save_pretrained(part)
         phase.judge.tokenizer.save_pretrained(part)
         new_processor().save_pretrained(part)
         write_card(part, judge_card(part, base, phase.settings, made))
+
+
+def _base_folder(output: Path) -> Path:
+    return output / "base" if (output / "base").is_dir() else packaged() / "base"
 
 
 def _suffix(width: int) -> str:

@@ -12,7 +12,7 @@ from nopair.evaluation.world import evaluate_editor
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.tiny.base import BaseSettings
 from nopair.tiny.judge import JudgeSettings
-from nopair.tiny.quality import JudgeQuality, base_quality, judge_quality, reconstruction_psnr
+from nopair.tiny.quality import JudgeQuality, base_quality, drawn_quality, judge_quality, reconstruction_psnr
 from nopair.world.attempts import KINDS
 from nopair.world.cases import held_out_cases
 
@@ -73,11 +73,13 @@ def judge_card(folder: Path, base: Path, settings: JudgeSettings, made: str) -> 
 
 def judge_tables(folder: Path, base: Path) -> str:
     """Accuracy of a judge's folder in the shapes world, as Markdown; `base` paints two of three attempts."""
-    quality = judge_quality(LlavaOnevisionJudge.load(folder), ZImageBackbone.load(base))
+    judge, backbone = LlavaOnevisionJudge.load(folder), ZImageBackbone.load(base)
+    quality = judge_quality(judge, backbone)
     return (
         f"Accuracy on unseen draws, all kinds of attempts equally often: **{quality.accuracy:.3f}**. "
         f"Below {ENOUGH} a judge's gradient is not worth following; such groups are marked.\n\n"
         + _judge_tables(quality)
+        + _drawn_table(drawn_quality(judge, backbone))
     )
 
 
@@ -94,6 +96,24 @@ def _judge_tables(quality: JudgeQuality) -> str:
         shown = ["-" if not count else f"{value:.2f}{_mark(value)}" for value, count in cells]
         lines.append(f"| {category}, {question} | " + " | ".join(shown) + " |")
     return "\n".join(parts) + "\n" + "\n".join(lines) + "\n"
+
+
+def _drawn_table(quality: JudgeQuality) -> str:
+    lines = [
+        "\nOf attempts that the base drew in one to three calls, as an editor in training would; the answers are the "
+        "oracle's. (Not counted above.)\n",
+        "| question | good by the oracle | bad by the oracle |",
+        "|---|---|---|",
+    ]
+    for question in ("edit", "identity"):
+        cells = []
+        for answer in ("good", "bad"):
+            groups = [group for key, group in quality.by_group.items() if key[1:] == (question, answer)]
+            asked = sum(count for _, count in groups)
+            accuracy = sum(value * count for value, count in groups) / asked
+            cells.append(f"{accuracy:.3f}{_mark(accuracy)} of {asked}")
+        lines.append(f"| {question} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _mark(value: float) -> str:

@@ -119,19 +119,28 @@ def make_case(rng: random.Random, source: torch.Generator, kind: str, edit: Edit
         asked.append((noun, questions_for("remove", f"remove the {noun}", noun)[0]))
     cases = []
     for noun, question in asked:
-        if is_presence(question):
-            judged = _presence(noun, attempt)
-        else:
-            judged = _compared(edit, attempt, question, before, after)
+        alone = is_presence(question)
+        judged = _presence(noun, attempt) if alone else compared(edit, attempt, question, before, after)
         if judged is not None:
             yes, evidence = judged
             cases.append(Case(kind, edit.category, before, attempt.image, after, edit.source, question, yes, evidence))
     return tuple(cases)
 
 
-def _compared(
+def still_there(
     edit: Edit, attempt: Attempt, question: Question, before: Tensor, after: Tensor
 ) -> tuple[bool, Tensor] | None:
+    """Answer and evidence for whether what was to be removed can be seen, by whether the edit was done."""
+    if attempt.done is None:
+        return None
+    left = _differs(before, after) & _differs(attempt.image, after) & torch.tensor(not attempt.done)
+    return not attempt.done, _patches(left)
+
+
+def compared(
+    edit: Edit, attempt: Attempt, question: Question, before: Tensor, after: Tensor
+) -> tuple[bool, Tensor] | None:
+    """Answer and evidence of a question about both images; None where it is debatable."""
     asked = _differs(before, after)
     if question.kind == "edit":
         if attempt.done is None:

@@ -28,15 +28,17 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from nopair.backbones.base import Backbone
 from nopair.device import choose_device
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.judges.preprocess import Preprocess
 from nopair.tiny.cases import PATCH, Case, draw_edit, draw_kind, is_presence, make_case, view
+from nopair.tiny.drawn import drawn_cases
 from nopair.tiny.optim import PretrainingAverage, PretrainingOptimizer, cosine
 from nopair.tiny.sights import Sight, labels
 from nopair.tiny.words import IMAGE, VIDEO
 from nopair.world.attempts import KINDS
-from nopair.world.edits import random_scene
+from nopair.world.edits import Edit, random_scene
 from nopair.world.render import render_batch
 from nopair.world.scenes import SIZE
 
@@ -113,6 +115,7 @@ def new_processor() -> LlavaOnevisionImageProcessorPil:
 class JudgeSettings:
     """`batch` attempts a step (one or two questions each); peak learning rates; weights of the aids.
 
+    drawn: share of attempts at a change that a base draws (`nopair.tiny.drawn`).
     look: first steps, which teach the vision tower alone; settle: steps after these, which teach the aids alone.
     curriculum: steps over which attempts that have nothing to do with the reference become rare.
     """
@@ -130,9 +133,12 @@ class JudgeSettings:
     curriculum: int = 400
     ema: float = 0.998
     seed: int = 2
+    drawn: float = 0.0
 
 
-CONTINUED: Final = JudgeSettings(steps=1200, lr=8e-4, other_lr=4e-4, look=0, settle=120, curriculum=1, seed=3)
+CONTINUED: Final = JudgeSettings(
+    steps=1200, lr=8e-4, other_lr=4e-4, look=0, settle=120, curriculum=1, seed=3, drawn=0.45
+)
 """For a judge that can answer already. Its aids were dropped, and new ones would first pull it about."""
 
 
@@ -148,12 +154,16 @@ class JudgePhase:
         settings: JudgeSettings,
         start: LlavaOnevisionForConditionalGeneration | None = None,
         width: int = WIDTH,
+        base: Backbone | None = None,
     ) -> None:
-        """`width` is that of a new model, or of `start`."""
+        """`width` is that of a new model, or of `start`; `base` draws attempts, if the settings have a share."""
+        if settings.drawn and base is None:
+            raise ValueError("attempts can only be drawn by a base")
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.steps = settings.steps
         self.device = choose_device("auto")
+        self.base = base
         self.vae = vae.requires_grad_(False).eval().to(self.device)  # pyright: ignore[reportArgumentType]
         model = new_model(tokenizer, width) if start is None else start.float()
         self.model = model.to(self.device)  # pyright: ignore[reportArgumentType]
@@ -199,7 +209,11 @@ class JudgePhase:
         unrelated = max(KINDS["unrelated"], 1.0 - (index - self.settings.look) / self.settings.curriculum)
         kinds = [draw_kind(rng, unrelated) for _ in range(self.settings.batch)]
         drawn = [(kind, draw_edit(rng, kind)) for kind in kinds]
-        groups = [group for kind, edit in drawn if (group := make_case(rng, _generator(rng), kind, edit))]
+        by_base = [self._is_drawn(rng, edit) for _, edit in drawn]
+        rest = [one for one, is_drawn in zip(drawn, by_base, strict=True) if not is_drawn]
+        groups = [group for kind, edit in rest if (group := make_case(rng, _generator(rng), kind, edit))]
+        if self.base is not None:
+            groups += drawn_cases(rng, self.base, [edit for (_, edit), is_ in zip(drawn, by_base, strict=True) if is_])
         logits, evidence, recalled, sight_loss = self.read(groups, rng)
         cases = [case for group in groups for case in group]
         answers = torch.tensor([self.yes_id if case.answer_yes else self.no_id for case in cases]).to(self.device)
@@ -221,6 +235,9 @@ class JudgePhase:
             "accuracy": right.item(),
             "grad_norm": norm,
         }
+
+    def _is_drawn(self, rng: random.Random, edit: Edit) -> bool:
+        return self.settings.drawn > 0 and edit.category != "nothing" and rng.random() < self.settings.drawn
 
     def read(
         self, groups: Sequence[tuple[Case, ...]], rng: random.Random

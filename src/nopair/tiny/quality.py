@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ from nopair.backbones.base import Backbone
 from nopair.judges.base import Judge
 from nopair.method.flow import guided, levels
 from nopair.tiny.cases import Case, draw_edit, is_presence, make_case
+from nopair.tiny.drawn import drawn_cases
 from nopair.types import Text
 from nopair.world.attempts import KINDS
 from nopair.world.edits import random_scene
@@ -132,6 +134,33 @@ def judge_quality(judge: Judge, backbone: Backbone, count: int = 1200) -> JudgeQ
     right: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
     for start in range(0, count, BATCH):
         _ask(judge, backbone, groups[start : start + BATCH], right)
+    return _quality(right)
+
+
+def drawn_quality(judge: Judge, backbone: Backbone, count: int = 240) -> JudgeQuality:
+    """Accuracy on attempts that the base drew; in place of the kind of attempt it says what the oracle does, Yes or No
+    to a good edit.
+    """
+    rng = random.Random(SEED + 3)
+    right: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
+    for _ in range(0, count, BATCH):
+        edits = [edit for edit in (draw_edit(rng, "right") for _ in range(BATCH)) if edit.category != "nothing"]
+        groups = drawn_cases(rng, backbone, edits)
+        with torch.no_grad():
+            odds = judge.yes_minus_no(
+                torch.stack([group[0].reference for group in groups]),
+                torch.stack([group[0].attempt for group in groups]),
+                [[case.question for case in group] for group in groups],
+            )
+        for i, group in enumerate(groups):
+            for j, case in enumerate(group):
+                good = "good" if case.answer_yes == case.question.wants_yes else "bad"
+                key = case.category, case.question.kind, good
+                right[key].append(bool((odds[i, j] > 0) == case.answer_yes))
+    return _quality(right)
+
+
+def _quality(right: Mapping[tuple[str, str, str], list[bool]]) -> JudgeQuality:
     answers = [answer for row in right.values() for answer in row]
     by_group = {key: (sum(row) / len(row), len(row)) for key, row in sorted(right.items())}
     return JudgeQuality(sum(answers) / len(answers), by_group)
