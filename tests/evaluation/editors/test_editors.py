@@ -16,6 +16,7 @@ from nopair.errors import ConfigError, DataError, EndpointError, ModelError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors import ours
 from nopair.evaluation.editors.load import load_contestant
+from nopair.weights import resolve
 
 Items = Callable[..., list[Item]]
 QUICK = "attempts=1,timeout=5"
@@ -41,6 +42,24 @@ def test_ours_edits_images_of_any_size(make_items: Items, tmp_path: Path) -> Non
     with pytest.raises(ModelError):
         load_contestant(f"nopair:{tmp_path / 'no'}", "cpu")
     dataclasses.replace(editor, opened=pytest.fail).make([], tmp_path / "out", pytest.fail)
+
+
+def test_trained_editors_are_called_after_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training calls the folder of each of them `editor`."""
+    for place in ("mine/editor", "theirs/editor", "kept"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).symlink_to(resolve("tiny:editor"))
+
+    def name(text: str) -> str:
+        return load_contestant(text, "cpu").name
+
+    assert name(f"nopair:{tmp_path}/mine/editor") == "mine"
+    assert name(f"nopair:{tmp_path}/theirs/editor/,steps=1") == "theirs-1-steps"
+    assert name(f"nopair:{tmp_path}/theirs/editor,name=editor") == "editor"
+    assert name(f"nopair:{tmp_path}/kept") == "kept"
+    assert name("nopair:tiny:editor") == "tiny:editor"
+    monkeypatch.chdir(tmp_path / "mine")
+    assert name("nopair:editor") == "mine"
 
 
 def test_ours_computes_as_it_is_stored_on_a_gpu(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from nopair.data.files import is_folder
 from nopair.errors import ConfigError, DataError
-from nopair.evaluation.scoreboard.results import RESULTS, StoredSample, difference_json, read_samples
+from nopair.evaluation.scoreboard.results import RESULTS, SAMPLES, StoredSample, difference_json, read_samples
 from nopair.evaluation.scoreboard.statistics import Difference, compare
 
 
@@ -101,10 +103,7 @@ def _edits(rows: Sequence[StoredSample]) -> str:
 
 
 def _run(text: str) -> tuple[list[StoredSample], _Facts]:
-    folder, editor = Path(text), None
-    if not folder.is_dir() and ":" in text:
-        head, _, editor = text.rpartition(":")
-        folder = Path(head)
+    folder, editor = _named(text)
     samples = read_samples(folder)
     names = list(dict.fromkeys(sample.editor for sample in samples))
     if editor is None and len(names) != 1:
@@ -113,6 +112,16 @@ def _run(text: str) -> tuple[list[StoredSample], _Facts]:
         raise ConfigError(f"{text}: has no editor {editor}; it holds {', '.join(names)}")
     chosen = names[0] if editor is None else editor
     return [sample for sample in samples if sample.editor == chosen], _facts(folder / RESULTS)
+
+
+def _named(text: str) -> tuple[Path, str | None]:
+    """The folder of an evaluation and, after a colon, one of its editors, whose name may hold colons, too."""
+    if not is_folder(Path(text)):
+        for colon in re.finditer(":", text):
+            folder = Path(text[: colon.start()])
+            if (folder / SAMPLES).is_file():
+                return folder, text[colon.end() :]
+    return Path(text), None
 
 
 def _facts(path: Path) -> _Facts:
