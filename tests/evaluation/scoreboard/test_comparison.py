@@ -42,3 +42,22 @@ def test_names_of_editors_and_folders_may_hold_colons(tmp_path: Path, capsys: py
         compare_runs(f"{other}:mine", str(odd), as_json=False)  # the first folder from the left that is an evaluation
     with pytest.raises(DataError, match="name the folder of an evaluation"):
         compare_runs(f"{tmp_path}/nowhere:tiny:editor", str(odd), as_json=False)
+
+
+def test_another_model_under_a_judges_name_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marks = {"mine": 4.0}
+    april = write_run(tmp_path / "april", marks, answered_as=["toy-04"])
+    again = write_run(tmp_path / "again", marks, answered_as=["toy-04"])
+    june = write_run(tmp_path / "june", marks, answered_as=["toy-04", "toy-06"])
+    unknown = write_run(tmp_path / "unknown", marks)
+    (row,) = compared(capsys, april, june)
+    assert row["mind"] == [
+        f"toy has answered as toy-04 in {april} and as toy-04, toy-06 in {june}: perhaps not one judge, so the "
+        "difference may be between judges"
+    ]
+    for other in (again, unknown):
+        assert [row["mind"] for row in compared(capsys, april, other)] == [[]]
+    compare_runs(str(april), str(june), as_json=False)
+    assert "mind: toy has answered as toy-04 in" in " ".join(capsys.readouterr().out.split())
+    compare_runs(str(april), str(again), as_json=False)
+    assert "mind:" not in capsys.readouterr().out

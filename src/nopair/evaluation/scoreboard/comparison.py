@@ -27,6 +27,7 @@ class _Named(BaseModel):
     rubric: str | None = None
     measures: tuple[str, ...] = ()
     temperature: float | None = 0.0
+    answered_as: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return ", ".join(value for value in (self.name, self.rubric, self.version) if value is not None)
@@ -75,10 +76,14 @@ def compare_runs(first: str, second: str, *, as_json: bool) -> None:
             f"{first} and {second}: have no edit in common that both have a mark for ({_edits(runs[0][0])}; "
             f"{_edits(runs[1][0])}); evaluate both on the same edits"
         )
+    minds = {judge: _minds(judge, (first, second), facts) for judge in shared}
     if as_json:
-        Console().out(json.dumps([named | difference_json(one) for named, one in rows], indent=2), highlight=False)
-    else:
-        _show(first, second, rows)
+        told = [named | difference_json(one) | {"mind": minds[named["judge"]]} for named, one in rows]
+        Console().out(json.dumps(told, indent=2), highlight=False)
+        return
+    _show(first, second, rows)
+    for mind in (mind for judge in shared for mind in minds[judge]):
+        Console().print(f"mind: {mind}", markup=False, highlight=False)
 
 
 def _compared(
@@ -94,6 +99,15 @@ def _compared(
         if one is not None:
             found.append(({"judge": judge, "language": language, "measure": measure}, one))
     return found
+
+
+def _minds(judge: str, texts: Sequence[str], facts: Sequence[_Facts]) -> list[str]:
+    """What a reader has to know of a judge's marks: a name such as gpt-4.1 may be another model by the second run."""
+    models = [next(one.answered_as for one in fact.judges if one.name == judge) for fact in facts]
+    if not all(models) or models[0] == models[1]:
+        return []
+    told = " and as ".join(f"{', '.join(names)} in {text}" for names, text in zip(models, texts, strict=True))
+    return [f"{judge} has answered as {told}: perhaps not one judge, so the difference may be between judges"]
 
 
 def _edits(rows: Sequence[StoredSample]) -> str:
