@@ -1,6 +1,7 @@
 """Scoring by a judge behind an endpoint: a real local server that sees the images, fails, refuses and rambles."""
 
 import asyncio
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -258,6 +259,16 @@ def test_one_question_about_one_image_is_asked_once(
         store, failed, _ = ask(scorer, tasks, tmp_path / "replies.jsonl")
         assert len(server.asked) == 3
     assert all(scorer.marks(task, store, failed)[0]["O"] == 8.0 for task in tasks)
+
+
+def test_edits_of_one_photo_that_are_not_made_yet_are_several_questions(make_task: Make, tmp_path: Path) -> None:
+    tasks = [make_task(place, BLUE, instruction=f"edit {place}") for place in ("a", "b")]
+    tasks[1] = dataclasses.replace(tasks[1], item=dataclasses.replace(tasks[1].item, source=tasks[0].item.source))
+    store, scorer = Store(tmp_path / "no.jsonl"), scorer_of("http://x/v1")
+    assert len(open_questions(scorer, tasks, store)) == 3, "one and the same output is one question of quality"
+    for task in tasks:
+        task.output.unlink()
+    assert len(open_questions(scorer, tasks, store)) == 4
 
 
 def test_the_cost_is_told_before(make_task: Make, tmp_path: Path) -> None:

@@ -61,15 +61,16 @@ class JudgedScorer:
     judge: ScoringJudge
 
     def questions(self, tasks: Sequence[Task]) -> Iterator[Question]:
-        """All that is to be asked, without what the rubric has no words for. Of an output that is not there yet,
-        each editor's is one of its own.
+        """All that is to be asked, without what the rubric has no words for. Of outputs that are not there yet,
+        each counts as an image of its own.
 
         Raises:
             DataError: an output's file cannot be read.
         """
         for task in tasks:
             made = task.output.is_file() and not task.stale
-            shown = file_digest(task.item.source), file_digest(task.output) if made else f"not made by {task.editor}"
+            output = file_digest(task.output) if made else f"not made by {task.editor}: {task.item.place}"
+            shown = file_digest(task.item.source), output
             for template in self.rubric.questions:
                 prompt = self.rubric.prompt(template, task.item.category, task.item.instruction)
                 if prompt is not None:
