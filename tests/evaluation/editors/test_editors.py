@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nopair.data.images import load_image, save_image
-from nopair.errors import ConfigError, DataError, EndpointError, ModelError
+from nopair.errors import ConfigError, DataError, EndpointError, ModelError, OutputError, PixelsError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors import ours
 from nopair.evaluation.editors.load import load_contestant
@@ -42,6 +42,24 @@ def test_ours_edits_images_of_any_size(make_items: Items, tmp_path: Path) -> Non
     with pytest.raises(ModelError):
         load_contestant(f"nopair:{tmp_path / 'no'}", "cpu")
     dataclasses.replace(editor, opened=pytest.fail).make([], tmp_path / "out", pytest.fail)
+
+
+def test_a_full_disk_ends_ours_and_broken_pixels_do_not(
+    make_items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+
+    def failing(error: OutputError) -> None:
+        monkeypatch.setattr(ours, "run_jobs", lambda editor, jobs, batch: ((job, error) for job in jobs))
+        load_contestant("nopair:tiny:editor", "cpu").make(
+            make_items(2), tmp_path / "out", lambda item, problem: told.append(problem)
+        )
+
+    with pytest.raises(OutputError, match="the disk is full"):
+        failing(OutputError("the disk is full"))
+    assert not told
+    failing(PixelsError("no numbers"))
+    assert told == ["no numbers"] * 2
 
 
 def test_trained_editors_are_called_after_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

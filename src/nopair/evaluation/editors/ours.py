@@ -16,7 +16,7 @@ from nopair.editor import Editor, read_settings, run_jobs, usual_dtype
 from nopair.endpoints.server import Server
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
-from nopair.evaluation.editors.base import Told, below, seed_of
+from nopair.evaluation.editors.base import Told, below, ends_all, seed_of
 from nopair.evaluation.specs import Spec
 from nopair.precision import AUTO, DTYPES, dtype_called
 from nopair.weights import resolve
@@ -78,6 +78,7 @@ class OurEditor:
 
         Raises:
             ModelError: the model cannot be used.
+            OutputError: outputs cannot be written.
         """
         if not items:
             return
@@ -87,6 +88,8 @@ class OurEditor:
             make_folder(target.parent)
             jobs[target] = (item, Job(item.source, item.instruction, target, seed_of(item, self.seed)))
         for job, error in run_jobs(self.opened(), [job for _, job in jobs.values()], self.batch):
+            if error is not None and ends_all(error):
+                raise error
             told(jobs[job.output][0], None if error is None else str(error))
 
 

@@ -18,8 +18,7 @@ from nopair.evaluation.editors.base import Contestant
 from nopair.evaluation.editors.endpoint import USAGE
 from nopair.evaluation.editors.load import load_contestant
 from nopair.evaluation.scoreboard.families import training_judges
-from nopair.evaluation.scoreboard.gallery import FOLDER as GALLERY
-from nopair.evaluation.scoreboard.gallery import Shown, write_gallery
+from nopair.evaluation.scoreboard.gallery import FIRST, Shown, write_gallery
 from nopair.evaluation.scoreboard.means import Sample
 from nopair.evaluation.scoreboard.outputs import Made, make_outputs
 from nopair.evaluation.scoreboard.places import outputs_of, replies_of
@@ -208,6 +207,9 @@ def _sample(
 
 
 def _write(found: Comparison, output: Path, editors: Sequence[Contestant], markers: Sequence[Marker]) -> None:
+    """The gallery comes last: it is the largest, and a disk may be full."""
+    found.write(output)
+    write_atomic(output / REPORT, render_report(found, FIRST).encode("utf-8"))
     stores = {marker.name: Store(replies_of(output, marker.name)) for marker in markers}
     by_place = {key: {sample.place: sample for sample in rows} for key, rows in found.samples.items()}
     rows = []
@@ -221,9 +223,7 @@ def _write(found: Comparison, output: Path, editors: Sequence[Contestant], marke
             )
             shown.append(Shown(editor.name, path if path.is_file() else None, said))
         rows.append((item, shown))
-    first = write_gallery(output, f"{found.benchmark.name}, side by side", rows)
-    write_atomic(output / REPORT, render_report(found, f"{GALLERY}/{first.name}").encode("utf-8"))
-    found.write(output)
+    write_gallery(output, f"{found.benchmark.name}, side by side", rows)
 
 
 def _said(
