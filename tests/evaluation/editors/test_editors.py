@@ -125,6 +125,26 @@ def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path
         assert field in body
 
 
+def test_a_server_that_sends_links_is_asked_for_images(
+    make_items: Items, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    link = endpoint_server.Raw(b'{"created": 0, "data": [{"url": "http://127.0.0.1:9/a.png"}]}')
+
+    def script(asked: Any) -> Any:
+        asked_for = b'name="response_format"\r\n\r\nb64_json' in asked.body
+        return endpoint_server.Draw(jpeg((0, 0, 255))) if asked_for else link
+
+    problems: list[str | None] = []
+    with endpoint_server.serve(script) as server:
+        text = f"endpoint:{server.url},model=a,{QUICK}"
+        with pytest.raises(EndpointError, match="a link") as told:
+            load_contestant(text, "cpu").make(make_items(1), tmp_path / "out", lambda item, problem: None)
+        (advice,) = [word for word in str(told.value).split() if word.startswith(",")]
+        editor = load_contestant(text + advice, "cpu")
+        editor.make(make_items(1), tmp_path / "out", lambda item, problem: problems.append(problem))
+    assert problems == [None]
+
+
 def test_fields_of_chat_models_are_none_of_editors() -> None:
     with pytest.raises(ConfigError, match="has no option temperature"):
         load_contestant("endpoint:http://127.0.0.1:9/v1,model=a,temperature=omit", "cpu")
