@@ -165,6 +165,30 @@ def test_it_goes_on_where_a_server_failed(
     assert table(read(bench / "run"), editor="theirs", language="en", subset="all")["total"]["O"]["mean"] == 5.0
 
 
+def test_a_folder_has_one_run_at_a_time(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    """Another is refused before it asks anything, and a dry run is not."""
+    refused: list[str] = []
+
+    def script(asked: Any) -> Any:
+        if not asked.number:
+            request = request_of(judge_at(server))
+            evaluate_benchmark(dataclasses.replace(request, dry_run=True))
+            try:
+                evaluate_benchmark(request)
+            except OutputError as error:
+                refused.append(str(error))
+        return endpoint_server.Say('{"score": [5, 5]}')
+
+    with endpoint_server.serve(script) as server:
+        evaluate_benchmark(request_of(judge_at(server, concurrency="1", timeout="300")))
+        assert len(server.asked) == 14
+        evaluate_benchmark(request_of(judge_at(server)))
+        assert len(server.asked) == 14, "what was answered is kept, and the folder is free again"
+    assert refused == [f"{bench / 'run' / 'run.json'}: another run is writing here; wait for it, or stop it"]
+
+
 def test_a_disk_that_is_full_by_the_gallery_costs_no_results(
     bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

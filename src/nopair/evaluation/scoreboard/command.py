@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from nopair.data.files import file_name, make_folder, write_atomic
+from nopair.data.locks import locked
 from nopair.device import release
 from nopair.errors import ConfigError, EndpointError, OutputError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
@@ -59,13 +61,20 @@ class Request:
 def evaluate_benchmark(request: Request) -> None:
     """Make the outputs that are not there, have those marked that are not marked, and write all that is known.
 
+    A dry run may look on while another run writes.
+
     Raises:
+        OutputError: another run is writing to the same folder: both would pay for the same answers.
         EndpointError: an editor's or a judge's server refuses us altogether, or is gone; the others were asked, and
             results of what there is are written.
         NopairError: something cannot be used or written; what is done so far is kept, and the next run goes on.
     """
-    console = Console()
     make_folder(request.output)
+    with nullcontext() if request.dry_run else locked(request.output / RUN):
+        _evaluate(request, Console())
+
+
+def _evaluate(request: Request, console: Console) -> None:
     bench = load_benchmark(request.benchmark, request.output / "sources")
     bench = bench.only(frozenset(request.languages), request.per_category)
     for one in bench.left_out[:5]:
