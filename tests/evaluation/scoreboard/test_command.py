@@ -165,6 +165,27 @@ def test_it_goes_on_where_a_server_failed(
     assert table(read(bench / "run"), editor="theirs", language="en", subset="all")["total"]["O"]["mean"] == 5.0
 
 
+def test_the_most_frequent_reasons_for_missing_marks_are_told(
+    request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def script(asked: Any) -> Any:
+        if "hats" in asked.text:
+            return endpoint_server.Fail(400, message="content policy")
+        both = len(asked.images) == 2
+        return endpoint_server.Say("well" if both else '{"score": [5, 5]}', finish="length" if both else "stop")
+
+    with endpoint_server.serve(script) as server:
+        evaluate_benchmark(request_of(judge_at(server)))
+    shown = [line for line in "".join(capsys.readouterr().out).replace("\n", " ").split("mind: ") if "missing" in line]
+    told = [" ".join(line.split()) for line in shown if line.startswith("marks by toy are missing")]
+    assert told[0].startswith(
+        'marks by toy are missing, 5 times: SC: the answer holds no JSON object with a "score", as it was cut short; '
+        "give it more with ,tokens=N"
+    )
+    assert told[1].startswith("marks by toy are missing, 2 times: SC: refused")
+    assert len(told) == 2
+
+
 def test_a_folder_has_one_run_at_a_time(
     bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
 ) -> None:

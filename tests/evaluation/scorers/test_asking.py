@@ -177,6 +177,36 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(
         ask(scorer_of("http://127.0.0.1:9/v1", attempts=1), tasks[:1], tmp_path / "other.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("finish", "words", "advice"),
+    [("length", "I think that", "tokens=N"), ("stop", "A fine picture.", "another judge")],
+)
+def test_a_judge_that_says_nothing_readable_is_not_asked_on(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path, finish: str, words: str, advice: str
+) -> None:
+    """And one that once did is."""
+    tasks = [make_task(str(i), BLUE * (1 - i / 50), instruction=f"edit {i}") for i in range(20)]
+    path = tmp_path / "replies.jsonl"
+    with endpoint_server.serve(lambda asked: endpoint_server.Say(words, finish=finish)) as server:
+        scorer = scorer_of(server.url, concurrency=1)
+        with pytest.raises(EndpointError, match=rf"none of its first 16 answers .*replies\.jsonl, and .*{advice}"):
+            ask(scorer, tasks, path)
+        assert len(server.asked) == len(Store(path).records) == 16
+        server.script = lambda one: endpoint_server.Say(GOOD if one.number == 31 else words, finish=finish)
+        ask(scorer, tasks, path)
+        assert len(server.asked) == len(Store(path).records) == 40, "15 more could not be read, and then one could"
+        more = [make_task(f"more {i}", BLUE, instruction=f"other {i}") for i in range(20)]
+        ask(scorer, more, path)
+        assert len(Store(path).records) == 60, "in a later run, too; their quality was asked before"
+
+
+def test_refusals_say_nothing_of_answers(make_task: Make, endpoint_server: ModuleType, tmp_path: Path) -> None:
+    tasks = [make_task(str(i), BLUE * (1 - i / 50), instruction=f"edit {i}") for i in range(10)]
+    with endpoint_server.serve(lambda asked: endpoint_server.Fail(400, message="content policy")) as server:
+        ask(scorer_of(server.url, concurrency=1), tasks, tmp_path / "replies.jsonl")
+        assert len(server.asked) == 20
+
+
 def test_what_a_server_cannot_take_is_told_and_asked_again(
     make_task: Make, endpoint_server: ModuleType, tmp_path: Path
 ) -> None:

@@ -30,6 +30,11 @@ from nopair.evaluation.spending import noted
 SYSTEM: Final = "You judge edited images."
 _QUOTED: Final = 200
 """Letters of a refusal in a problem; the store has all of it."""
+CUT: Final = "as it was cut short"
+"""How the problem ends of an answer for which a judge had too few tokens."""
+MORE_TOKENS: Final = "give it more with ,tokens=N"
+FIRST: Final = 16
+"""Answers of a judge none of which can be read, until it is taken to be one that gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,15 @@ class JudgedScorer:
         record = store.records.get(question.key)
         if record is None:
             return Unreadable(failed.get(question.key, "not asked yet"))
+        return self.read(record, question.template)
+
+    def read(self, record: Record, template: Template) -> tuple[float, ...] | Unreadable:
+        """The numbers of an answer, or why there are none."""
         if record.status == "refused":
             return Unreadable(f"refused ({' '.join(record.text.split())[:_QUOTED]})")
-        read = read_scores(record.text, question.template, self.rubric.low, self.rubric.high)
+        read = read_scores(record.text, template, self.rubric.low, self.rubric.high)
         if isinstance(read, Unreadable):
-            return Unreadable(f"the answer {read.why}{'' if record.finished else ', as it was cut short'}")
+            return Unreadable(f"the answer {read.why}{'' if record.finished else f', {CUT}'}")
         return read
 
 
@@ -139,7 +148,8 @@ class Asking:
     Attributes:
         failed: why questions have no answer, by key.
         usage: what was used.
-        ended: why it ended before all was asked: the server refuses us altogether, or is gone. None if it did not.
+        ended: why it ended before all was asked: the server refuses us altogether, is gone, or says nothing that can be
+            read. None if it did not.
     """
 
     failed: Mapping[str, str]
@@ -161,6 +171,7 @@ async def ask_all(
     ended: EndpointError | None = None
     server = scorer.judge.server
     done = itertools.count(1)
+    watch = _Watch(scorer, store)
 
     def tell(question: Question, problem: str | None) -> None:
         if problem is not None:
@@ -170,7 +181,9 @@ async def ask_all(
     async with scorer.judge.session() as asked:
 
         async def ask(question: Question) -> None:
-            store.add(await _ask(scorer, question, asked))
+            record = await _ask(scorer, question, asked)
+            store.add(record)
+            watch.see(record)
 
         at_once = 1 if server is None else server.concurrency
         try:
@@ -181,6 +194,40 @@ async def ask_all(
             unanswered = [question.key for question in questions if question.key not in store.records]
             failed = dict.fromkeys(unanswered, str(error)) | failed
         return Asking(failed, asked.usage, ended)
+
+
+class _Watch:
+    """Ends the asking of a judge whose answers cannot be read: each would be paid for nothing."""
+
+    def __init__(self, scorer: JudgedScorer, store: Store) -> None:
+        self._scorer = scorer
+        self._templates = {template.name: template for template in scorer.rubric.questions}
+        self._path = store.path
+        known = (record for record in store.records.values() if record.question in self._templates)
+        self._readable = any(self._why(record) is None for record in known)
+        self._unreadable = 0
+
+    def see(self, record: Record) -> None:
+        """Count an answer. Refusals say nothing of a judge's answers.
+
+        Raises:
+            EndpointError: none of its first ones can be read.
+        """
+        if self._readable or record.status == "refused":
+            return
+        why = self._why(record)
+        self._readable = why is None
+        self._unreadable += 1
+        if why is not None and self._unreadable >= FIRST:
+            advice = MORE_TOKENS if why.endswith(CUT) else "take another judge, or other words with --rubric"
+            raise EndpointError(
+                f"none of its first {FIRST} answers can be read ({why}); see {self._path}, and {advice}"
+            )
+
+    def _why(self, record: Record) -> str | None:
+        """Why an answer is unreadable; None if it is not."""
+        read = self._scorer.read(record, self._templates[record.question])
+        return read.why if isinstance(read, Unreadable) else None
 
 
 async def _ask(scorer: JudgedScorer, question: Question, asked: Asked) -> Record:
