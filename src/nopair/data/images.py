@@ -50,6 +50,16 @@ def load_image(path: str | Path) -> Float[Tensor, "3 height width"]:
         return _decode(file, str(path))
 
 
+def longer_side(path: Path) -> int:
+    """Of an image file, in pixels; only its header is read.
+
+    Raises:
+        ImageError: see `load_image`.
+    """
+    with _open(path) as file, opened_image(file, str(path)) as image:
+        return max(image.size)
+
+
 def decode_image(content: bytes, name: str) -> Float[Tensor, "3 height width"]:
     """`load_image` of a file's bytes; `name` is for the message."""
     return _decode(io.BytesIO(content), name)

@@ -145,6 +145,23 @@ def test_a_server_that_sends_links_is_asked_for_images(
     assert problems == [None]
 
 
+def test_a_server_is_sent_photos_of_the_size_that_was_asked_for(
+    make_items: Items, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """And outputs of photos at two sizes are not one editor's."""
+    (item,) = make_items(1, 40, 80)
+    about, sizes = [], []
+    with endpoint_server.serve(lambda asked: endpoint_server.Draw(jpeg((0, 0, 255)))) as server:
+        for more in ("", ",longest_side=100", ",longest_side=20"):
+            editor = load_contestant(f"endpoint:{server.url},model=a,{QUICK}{more}", "cpu")
+            editor.make([item], tmp_path / "out", lambda item, problem: None)
+            about.append(editor.about.get("longest_side"))
+            body = server.asked[-1].body
+            sizes.append(Image.open(io.BytesIO(body[body.index(b"\x89PNG") :])).size)
+    assert sizes == [(80, 40), (80, 40), (20, 10)]
+    assert about == [None, 100, 20]
+
+
 def test_fields_of_chat_models_are_none_of_editors() -> None:
     with pytest.raises(ConfigError, match="has no option temperature"):
         load_contestant("endpoint:http://127.0.0.1:9/v1,model=a,temperature=omit", "cpu")

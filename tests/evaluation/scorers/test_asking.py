@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nopair.data.images import save_image
 from nopair.endpoints.server import Server, Usage
 from nopair.errors import ConfigError, DataError, EndpointError, OutputError
 from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
@@ -23,6 +24,7 @@ from nopair.evaluation.scorers.store import Store
 
 Make = Callable[..., Task]
 BLUE = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 16, 16)
+GUESS = "{} tokens for an image are a guess, image_tokens=N is another"
 GOOD = '{"score": [8, 9], "reasoning": "fine"}'
 
 
@@ -307,7 +309,30 @@ def test_the_cost_is_told_before(make_task: Make, tmp_path: Path) -> None:
     words = told_estimate(scorer, open_questions(scorer, tasks, Store(tmp_path / "no.jsonl")))
     assert "6 questions, 9 images" in words
     assert "3072 received" in words
-    assert words.endswith("(0.05 USD)")
+    assert "about 6 answers" in words
+    assert words.endswith("(0.05 USD), if every answer is as long as it may be; " + GUESS.format(1000))
+
+
+def test_large_photos_are_shown_smaller_and_answers_at_two_sizes_do_not_mix(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """An image within the limit is shown as it is and keeps its key, whatever the limit."""
+    large, small = (make_task(name, torch.rand(3, 30, 90), instruction=f"{name} hat") for name in ("large", "small"))
+    save_image(torch.rand(3, 40, 80), large.item.source)
+
+    def at(side: int | None) -> JudgedScorer:
+        scorer = scorer_of(server.url)
+        assert isinstance(scorer.judge, EndpointJudge)
+        return dataclasses.replace(scorer, judge=dataclasses.replace(scorer.judge, longest_side=side))
+
+    with endpoint_server.serve(lambda asked: endpoint_server.Say(GOOD)) as server:
+        for number, (side, size) in enumerate([(None, (80, 40)), (20, (20, 10)), (60, (60, 30)), (80, (80, 40))]):
+            asked = len(server.asked)
+            ask(at(side), [large, small], tmp_path / "replies.jsonl")
+            anew = [one for one in server.asked[asked:] if "small" not in one.text]
+            sizes = [Image.open(io.BytesIO(content)).size for one in anew for content in one.images]
+            assert {shown for shown in sizes if shown != (16, 16)} == ({size} if number < 3 else set())
+            assert len(server.asked) - asked == (4, 2, 2, 0)[number]
 
 
 def test_imgedit_asks_by_type(make_task: Make, endpoint_server: ModuleType, tmp_path: Path) -> None:
@@ -330,6 +355,8 @@ def test_judges_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
     alias = load_scoring_judge("endpoint:http://localhost:1/v1,model=org/vlm,name=a,version=v1", "cpu")
     assert (alias.name, alias.version, alias.model) == ("a", "v1", "org/vlm")
     assert (judge.server.key_variable, judge.server.input_price) == ("SCORE_KEY", 2.5)
+    assert (judge.longest_side, judge.most_tokens) == (1024, 512)
+    assert load_scoring_judge("endpoint:http://a/v1,model=a,longest_side=768", "cpu").longest_side == 768
     odd = "endpoint:http://a/v1,model=a,max_tokens_field=max_completion_tokens,temperature=omit,longest_wait=600"
     other = load_scoring_judge(odd, "cpu")
     assert isinstance(other, EndpointJudge)
@@ -342,6 +369,7 @@ def test_judges_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
         ("endpoint:http://a/v1,model=a,concurency=3", "did you mean concurrency"),
         ("endpoint:http://a/v1,model=a,concurrency=0", "at least 1"),
         ("endpoint:http://a/v1,model=a,input_price=-1", "give a number"),
+        ("endpoint:http://a/v1,model=a,longest_side=0", "longest_side is 0; give a whole number of at least 1"),
         ("gpt:x", "expected one of endpoint:PLACE, local:PLACE"),
     ):
         with pytest.raises(ConfigError, match=why):

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nopair.data.images import encode, load_image
+from nopair.data.images import encode, load_image, longer_side, shrink
 from nopair.endpoints.messages import Ask, Picture, Reply
-from nopair.endpoints.server import Usage, told_cost
+from nopair.endpoints.server import Usage, told_cost, told_guess
 from nopair.errors import ContentRefusedError, EndpointError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.crowd import tell_each
@@ -71,17 +71,21 @@ class JudgedScorer:
 
         Raises:
             DataError: an output's file cannot be read.
+            ImageError: a source is no image.
         """
         for task in tasks:
             made = task.output.is_file() and not task.stale
             output = file_digest(task.output) if made else f"not made by {task.editor}: {task.item.place}"
-            shown = file_digest(task.item.source), output
+            shown = [file_digest(task.item.source), output]
+            side = self.judge.longest_side
+            if side is not None and longer_side(task.item.source) > side:  # smaller ones are shown as they always were
+                shown.append(f"at most {side} pixels long")
             for template in self.rubric.questions:
                 prompt = self.rubric.prompt(template, task.item.category, task.item.instruction)
                 if prompt is not None:
                     yield Question(self._key(template, prompt, shown), task, template, prompt)
 
-    def _key(self, template: Template, prompt: str, shown: tuple[str, str]) -> str:
+    def _key(self, template: Template, prompt: str, shown: Sequence[str]) -> str:
         judge: list[str | int] = [self.judge.name, self.judge.version, self.judge.most_tokens]
         if self.judge.temperature is None:
             judge.append("the server's own temperature")
@@ -133,12 +137,15 @@ def told_estimate(scorer: JudgedScorer, questions: Sequence[Question]) -> str:
     if server is None:
         return f"{scorer.judge.name}: {len(questions)} questions about {images} images, answered here"
     text = sum(len((SYSTEM + question.prompt).encode("utf-8")) for question in questions) // 3
-    most = Usage(
+    usage = Usage(
         requests=len(questions),
         input_tokens=text + images * server.image_tokens,
         output_tokens=len(questions) * scorer.judge.most_tokens,
     )
-    return f"{scorer.judge.name}: {len(questions)} questions, {images} images; at most about {told_cost(server, most)}"
+    return (
+        f"{scorer.judge.name}: {len(questions)} questions, {images} images; about {told_cost(server, usage)}, if every "
+        f"answer is as long as it may be; {told_guess(server)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +240,8 @@ class _Watch:
 async def _ask(scorer: JudgedScorer, question: Question, asked: Asked) -> Record:
     task = question.task
     source = load_image(task.item.source)
+    if scorer.judge.longest_side is not None:
+        source = shrink(source, scorer.judge.longest_side)
     edited = _resized(load_image(task.output), source.shape[1], source.shape[2])
     shown = {"source": source, "edited": edited}
     pictures = [Picture(encode(shown[name], "PNG"), "image/png") for name in question.template.shows]
@@ -271,7 +280,7 @@ def record_of(
 
 
 def _resized(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 height width"]:
-    """To the source's size, as GEdit-Bench's makers do before they ask."""
+    """To the size that the source is shown at, as GEdit-Bench's makers do before they ask."""
     if pixels.shape[1:] == (height, width):
         return pixels
     return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
