@@ -65,7 +65,14 @@ def test_a_whole_evaluation(
     assert results["benchmark"]["left_out"][0]["where"] == "edit/00005"
     assert results["scorer"]["rubric"] == "viescore"
     assert results["judges"] == [
-        {"name": "toy", "version": "toy", "answered_as": ["toy"], "model": "toy", "temperature": 0}
+        {
+            "name": "toy",
+            "version": "toy",
+            "answered_as": ["toy"],
+            "model": "toy",
+            "temperature": 0,
+            "longest_side": 1024,
+        }
     ]
     assert any("1 of 4 edits lack a mark" in warning for warning in results["warnings"])
     assert any("nopair's own words" in warning for warning in results["warnings"])

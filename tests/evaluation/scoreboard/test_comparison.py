@@ -57,6 +57,12 @@ def test_another_model_under_a_judges_name_is_told_of(tmp_path: Path, capsys: py
     ]
     for other in (again, unknown):
         assert [row["mind"] for row in compared(capsys, april, other)] == [[]]
+    small = write_run(tmp_path / "small", marks, longest_side=512)
+    (row,) = compared(capsys, again, small)
+    assert row["mind"] == [
+        f"toy was shown images as they are in {again} and images of at most 512 pixels in {small}: of larger ones, "
+        "marks may differ for that"
+    ]
     compare_runs(str(april), str(june), as_json=False)
     assert "mind: toy has answered as toy-04 in" in " ".join(capsys.readouterr().out.split())
     compare_runs(str(april), str(again), as_json=False)

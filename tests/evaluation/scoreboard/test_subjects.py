@@ -67,5 +67,12 @@ def test_subjects_are_compared_by_features(
     assert "<td>DINO 1, CLIP-I 1, CLIP-T 0</td><td>DINO 0, CLIP-I 0, CLIP-T 1</td>" in page
     assert any("no CLIP-T at all in can" in warning for warning in results["warnings"])
     assert results["judges"] == [
-        {"name": "features", "version": "red, wordless", "answered_as": [], "model": "", "temperature": 0}
+        {
+            "name": "features",
+            "version": "red, wordless",
+            "answered_as": [],
+            "model": "",
+            "temperature": 0,
+            "longest_side": None,
+        }
     ]

@@ -183,7 +183,9 @@ def _gathered(
         measures=markers[0].measures,
         leading=markers[0].leading,
         high=markers[0].high,
-        judges=tuple(JudgeFacts(m.name, m.version, names[m.name], m.model, m.temperature) for m in markers),
+        judges=tuple(
+            JudgeFacts(m.name, m.version, names[m.name], m.model, m.temperature, m.longest_side) for m in markers
+        ),
         editors=tuple(facts),
         samples=samples,
         command=request.command,

@@ -28,6 +28,7 @@ class _Named(BaseModel):
     measures: tuple[str, ...] = ()
     temperature: float | None = 0.0
     answered_as: tuple[str, ...] = ()
+    longest_side: int | None = None
 
     def __str__(self) -> str:
         return ", ".join(value for value in (self.name, self.rubric, self.version) if value is not None)
@@ -103,11 +104,21 @@ def _compared(
 
 def _minds(judge: str, texts: Sequence[str], facts: Sequence[_Facts]) -> list[str]:
     """What a reader has to know of a judge's marks: a name such as gpt-4.1 may be another model by the second run."""
-    models = [next(one.answered_as for one in fact.judges if one.name == judge) for fact in facts]
-    if not all(models) or models[0] == models[1]:
-        return []
-    told = " and as ".join(f"{', '.join(names)} in {text}" for names, text in zip(models, texts, strict=True))
-    return [f"{judge} has answered as {told}: perhaps not one judge, so the difference may be between judges"]
+    found = [next(one for one in fact.judges if one.name == judge) for fact in facts]
+    said = []
+    if all(one.answered_as for one in found) and found[0].answered_as != found[1].answered_as:
+        told = " and as ".join(
+            f"{', '.join(one.answered_as)} in {text}" for one, text in zip(found, texts, strict=True)
+        )
+        said.append(f"{judge} has answered as {told}: perhaps not one judge, so the difference may be between judges")
+    if found[0].longest_side != found[1].longest_side:
+        told = " and ".join(f"{_seen(one.longest_side)} in {text}" for one, text in zip(found, texts, strict=True))
+        said.append(f"{judge} was shown {told}: of larger ones, marks may differ for that")
+    return said
+
+
+def _seen(side: int | None) -> str:
+    return "images as they are" if side is None else f"images of at most {side} pixels"
 
 
 def _edits(rows: Sequence[StoredSample]) -> str:

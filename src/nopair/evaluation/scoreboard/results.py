@@ -56,6 +56,7 @@ class JudgeFacts:
         answered_as: what servers call who has answered.
         model: the model's own name; "" for measures without a judge.
         temperature: at which it answers; None if that was left to its server.
+        longest_side: of the images that it is shown, in pixels; None if they are shown as they are.
     """
 
     name: str
@@ -63,6 +64,7 @@ class JudgeFacts:
     answered_as: tuple[str, ...] = ()
     model: str = ""
     temperature: float | None = 0.0
+    longest_side: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
