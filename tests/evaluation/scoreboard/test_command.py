@@ -64,16 +64,9 @@ def test_a_whole_evaluation(
     assert table(results, editor="theirs", language="cn", subset="all")["total"]["O"]["mean"] == 0.0
     assert results["benchmark"]["left_out"][0]["where"] == "edit/00005"
     assert results["scorer"]["rubric"] == "viescore"
-    assert results["judges"] == [
-        {
-            "name": "toy",
-            "version": "toy",
-            "answered_as": ["toy"],
-            "model": "toy",
-            "temperature": 0,
-            "longest_side": 1024,
-        }
-    ]
+    (judge,) = results["judges"]
+    assert judge.pop("longest_side") == 1024
+    assert judge == {"name": "toy", "version": "toy", "answered_as": ["toy"], "model": "toy", "temperature": 0}
     assert any("1 of 4 edits lack a mark" in warning for warning in results["warnings"])
     assert any("nopair's own words" in warning for warning in results["warnings"])
     differences = {(row["language"], row["measure"]): row for row in results["differences"]}
