@@ -7,6 +7,7 @@
     ├── ModelError              a model folder is missing, incomplete or of an unsupported family
     ├── JudgeError              a judge cannot answer: ambiguous Yes/No tokens, unknown question set
     ├── OutputError             a result cannot be written
+    │   └── PixelsError         as its own pixels cannot; others can
     ├── CheckpointError         a checkpoint is missing, incomplete or belongs to another run
     ├── TrainingError           training cannot go on: non-finite loss, too many bad steps
     ├── DataError               too many bad records, an empty source
@@ -49,6 +50,10 @@ class JudgeError(NopairError):
 
 class OutputError(NopairError):
     """A result cannot be written where it was asked for."""
+
+
+class PixelsError(OutputError):
+    """An image's own pixels cannot be written, whatever the place: no numbers, or too many for the format."""
 
 
 class CheckpointError(NopairError):

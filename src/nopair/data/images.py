@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from nopair.data.files import check_image, image_format, write_atomic
 from nopair.data.headers import DAMAGE, opened_image, orientation_of
-from nopair.errors import ImageError, OutputError
+from nopair.errors import ImageError, PixelsError
 
 _ENCODING: Final[dict[str, dict[str, int | bool]]] = {
     "PNG": {},
@@ -48,6 +48,16 @@ def load_image(path: str | Path) -> Float[Tensor, "3 height width"]:
     """
     with _open(Path(path)) as file:
         return _decode(file, str(path))
+
+
+def longer_side(path: Path) -> int:
+    """Of an image file, in pixels; only its header is read.
+
+    Raises:
+        ImageError: see `load_image`.
+    """
+    with _open(path) as file, opened_image(file, str(path)) as image:
+        return max(image.size)
 
 
 def decode_image(content: bytes, name: str) -> Float[Tensor, "3 height width"]:
@@ -186,16 +196,16 @@ def encode(pixels: Float[Tensor, "3 height width"], kind: str) -> bytes:
     """A file's bytes. `kind` is PNG (lossless), JPEG or WEBP (quality 95). Clamps to [0, 1] and rounds to 8 bits.
 
     Raises:
-        OutputError: an image with values that are not numbers, or too large for the format.
+        PixelsError: an image with values that are not numbers, or too large for the format.
     """
     if not bool(pixels.isfinite().all()):
-        raise OutputError("the image has values that are not numbers; the model is broken or needs another precision")
+        raise PixelsError("the image has values that are not numbers; the model is broken or needs another precision")
     buffer = io.BytesIO()
     try:
         to_pillow(pixels).save(buffer, format=kind, **_ENCODING[kind])
     except (OSError, ValueError) as error:
         size = f"{pixels.shape[2]}x{pixels.shape[1]}"
-        raise OutputError(f"a {size} image does not go into a {kind} file ({error}); write a PNG instead") from error
+        raise PixelsError(f"a {size} image does not go into a {kind} file ({error}); write a PNG instead") from error
     return buffer.getvalue()
 
 
@@ -203,12 +213,13 @@ def save_image(pixels: Float[Tensor, "3 height width"], path: str | Path) -> Non
     """Write an image in the format of its suffix, replacing a file of that name at once or not at all.
 
     Raises:
-        OutputError: unknown suffix, unwritable place, values that are not numbers, or too large for the format.
+        OutputError: unknown suffix or unwritable place; as PixelsError, values that are not numbers, or too large for
+            the format.
     """
     path = Path(path)
     kind = image_format(path)
     try:
         content = encode(pixels, kind)
-    except OutputError as error:
-        raise OutputError(f"{path}: {error}") from error
+    except PixelsError as error:
+        raise PixelsError(f"{path}: {error}") from error
     write_atomic(path, content)

@@ -156,7 +156,9 @@ class Endpoint:
             self.usage += _usage(answer.usage, "input_tokens", "output_tokens")
             encoded, link = answer.data[0].b64_json, answer.data[0].url
             if encoded is None and link is not None:
-                raise EndpointError(f"{self.server.url}: sends a link instead of an image; ask for b64_json in extra")
+                raise EndpointError(
+                    f"{self.server.url}: sends a link instead of an image; ask for one with ,response_format=b64_json"
+                )
             content = base64.b64decode(encoded or "", validate=True)
             if not content:
                 raise _MalformedReply("an empty image")

@@ -96,6 +96,11 @@ class Usage:
         )
 
 
+def told_guess(server: Server) -> str:
+    """What a plan's count of tokens rests on, in words: nobody knows before how a model counts an image's."""
+    return f"{server.image_tokens} tokens for an image are a guess, image_tokens=N is another"
+
+
 def told_cost(server: Server, usage: Usage) -> str:
     """Words for a person: answers, tokens and, where the server has prices, the cost; says where it did not count."""
     least = "at least " if usage.uncounted else ""

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, final
 
-from filelock import FileLock, Timeout
-
 from nopair.data.files import make_folder
+from nopair.data.locks import locked
 from nopair.errors import DataError, OutputError
 
 _LINES_BETWEEN_SYNCS: Final = 64
@@ -31,13 +30,11 @@ class Journal:
         """
         make_folder(path.parent)
         self.path = path
-        self._lock = FileLock(f"{path}.lock")
+        self._lock = locked(path).lock
         try:
-            self._lock.acquire(blocking=False)
             self._file = path.open("a+b", buffering=0)
-        except Timeout:
-            raise OutputError(f"{path}: another run is writing here; wait for it, or stop it") from None
         except OSError as error:
+            self._lock.release()
             raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
         self._unsynced = 0
         try:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-STOPS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOPS: Final = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__
+)
 """What asks a run to stop. SIGHUP, of a terminal that is gone, is not on every system."""
 
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from nopair.data.images import load_image, save_image
-from nopair.errors import ConfigError, DataError, EndpointError, ModelError
+from nopair.errors import ConfigError, DataError, EndpointError, ModelError, OutputError, PixelsError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors import ours
 from nopair.evaluation.editors.load import load_contestant
+from nopair.weights import resolve
 
 Items = Callable[..., list[Item]]
 QUICK = "attempts=1,timeout=5"
@@ -41,6 +42,42 @@ def test_ours_edits_images_of_any_size(make_items: Items, tmp_path: Path) -> Non
     with pytest.raises(ModelError):
         load_contestant(f"nopair:{tmp_path / 'no'}", "cpu")
     dataclasses.replace(editor, opened=pytest.fail).make([], tmp_path / "out", pytest.fail)
+
+
+def test_a_full_disk_ends_ours_and_broken_pixels_do_not(
+    make_items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+
+    def failing(error: OutputError) -> None:
+        monkeypatch.setattr(ours, "run_jobs", lambda editor, jobs, batch: ((job, error) for job in jobs))
+        load_contestant("nopair:tiny:editor", "cpu").make(
+            make_items(2), tmp_path / "out", lambda item, problem: told.append(problem)
+        )
+
+    with pytest.raises(OutputError, match="the disk is full"):
+        failing(OutputError("the disk is full"))
+    assert not told
+    failing(PixelsError("no numbers"))
+    assert told == ["no numbers"] * 2
+
+
+def test_trained_editors_are_called_after_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training calls the folder of each of them `editor`."""
+    for place in ("mine/editor", "theirs/editor", "kept"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).symlink_to(resolve("tiny:editor"))
+
+    def name(text: str) -> str:
+        return load_contestant(text, "cpu").name
+
+    assert name(f"nopair:{tmp_path}/mine/editor") == "mine"
+    assert name(f"nopair:{tmp_path}/theirs/editor/,steps=1") == "theirs-1-steps"
+    assert name(f"nopair:{tmp_path}/theirs/editor,name=editor") == "editor"
+    assert name(f"nopair:{tmp_path}/kept") == "kept"
+    assert name("nopair:tiny:editor") == "tiny:editor"
+    monkeypatch.chdir(tmp_path / "mine")
+    assert name("nopair:editor") == "mine"
 
 
 def test_ours_computes_as_it_is_stored_on_a_gpu(
@@ -86,6 +123,43 @@ def test_a_server_edits(make_items: Items, endpoint_server: ModuleType, tmp_path
     assert server.asked[0].path == "/v1/images/edits"
     for field in (b'name="num_inference_steps"\r\n\r\n4', b'name="size"\r\n\r\n20x10', b'name="prompt"', b"\x89PNG"):
         assert field in body
+
+
+def test_a_server_that_sends_links_is_asked_for_images(
+    make_items: Items, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    link = endpoint_server.Raw(b'{"created": 0, "data": [{"url": "http://127.0.0.1:9/a.png"}]}')
+
+    def script(asked: Any) -> Any:
+        asked_for = b'name="response_format"\r\n\r\nb64_json' in asked.body
+        return endpoint_server.Draw(jpeg((0, 0, 255))) if asked_for else link
+
+    problems: list[str | None] = []
+    with endpoint_server.serve(script) as server:
+        text = f"endpoint:{server.url},model=a,{QUICK}"
+        with pytest.raises(EndpointError, match="a link") as told:
+            load_contestant(text, "cpu").make(make_items(1), tmp_path / "out", lambda item, problem: None)
+        (advice,) = [word for word in str(told.value).split() if word.startswith(",")]
+        editor = load_contestant(text + advice, "cpu")
+        editor.make(make_items(1), tmp_path / "out", lambda item, problem: problems.append(problem))
+    assert problems == [None]
+
+
+def test_a_server_is_sent_photos_of_the_size_that_was_asked_for(
+    make_items: Items, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """And outputs of photos at two sizes are not one editor's."""
+    (item,) = make_items(1, 40, 80)
+    about, sizes = [], []
+    with endpoint_server.serve(lambda asked: endpoint_server.Draw(jpeg((0, 0, 255)))) as server:
+        for more in ("", ",longest_side=100", ",longest_side=20"):
+            editor = load_contestant(f"endpoint:{server.url},model=a,{QUICK}{more}", "cpu")
+            editor.make([item], tmp_path / "out", lambda item, problem: None)
+            about.append(editor.about.get("longest_side"))
+            body = server.asked[-1].body
+            sizes.append(Image.open(io.BytesIO(body[body.index(b"\x89PNG") :])).size)
+    assert sizes == [(80, 40), (80, 40), (20, 10)]
+    assert about == [None, 100, 20]
 
 
 def test_fields_of_chat_models_are_none_of_editors() -> None:

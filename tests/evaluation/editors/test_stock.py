@@ -14,7 +14,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 from PIL import Image
 
 from nopair.data.images import load_image
-from nopair.errors import ConfigError, MemoryShortError, ModelError
+from nopair.errors import ConfigError, MemoryShortError, ModelError, OutputError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors import stock
 from nopair.evaluation.editors.base import Contestant
@@ -161,6 +161,18 @@ def test_a_pipeline_that_fails_at_one_edit_costs_no_other(
     problems: list[str | None] = []
     editor.make(make_items(3), tmp_path, lambda item, problem: problems.append(problem))
     assert problems == [None, f"function fails ({error.__name__}: sizes of tensors must match)", None]
+
+
+def test_a_full_disk_ends_it(make_items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(stock, "save_image", full)
+    told: list[str | None] = []
+    editor = StockEditor("toy", {}, lambda: lambda **given: SimpleNamespace(images=[torch.zeros(3, 8, 8)]), {}, 0)
+    with pytest.raises(OutputError, match="the disk is full"):
+        editor.make(make_items(2), tmp_path, lambda item, problem: told.append(problem))
+    assert not told
 
 
 def test_an_argument_of_a_wrong_type_is_an_error_of_the_user(

@@ -14,57 +14,9 @@ import torch
 
 from nopair.data.images import save_image
 from nopair.errors import ConfigError, DataError, EndpointError, OutputError
-from nopair.evaluation.scoreboard import results
+from nopair.evaluation.scoreboard import command, results
 from nopair.evaluation.scoreboard.command import Request, evaluate_benchmark
 from nopair.evaluation.scoreboard.comparison import compare_runs
-
-EVIL = 'add <script>alert(1)</script> & "hats"'
-ITEMS = [
-    {"key": "a", "category": "add", "language": "en", "instruction": EVIL},
-    {"key": "b", "category": "add", "language": "en", "instruction": "add b"},
-    {"key": "c", "category": "style", "language": "en", "instruction": "style c"},
-    {"key": "d", "category": "style", "language": "cn", "instruction": "改变 d"},
-]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Path:
-    """Four edits in two languages, one of them broken beside; and outputs of two editors, one of which lacks one."""
-    lines = []
-    for number, item in enumerate(ITEMS):
-        save_image(torch.full((3, 16, 24), number / 10), tmp_path / f"{item['key']}.png")
-        lines.append(json.dumps(item | {"image": f"{item['key']}.png"}))
-        for editor in ("theirs", "others"):
-            place = tmp_path / editor / item["category"] / item["language"] / f"{item['key']}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if (editor, item["key"]) != ("others", "b"):
-                save_image(torch.rand(3, 20, 20), place)
-    lines.append(json.dumps({"image": "gone.png", "instruction": "x"}))
-    (tmp_path / "edits.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return tmp_path
-
-
-@pytest.fixture
-def request_of(bench: Path) -> Callable[..., Request]:
-    def make(*judges: str, editors: tuple[str, ...] = ("theirs", "others"), **changes: Any) -> Request:
-        settings: dict[str, Any] = {
-            "benchmark": f"jsonl:{bench / 'edits.jsonl'}",
-            "editors": tuple(f"outputs:{bench / name}" for name in editors),
-            "judges": judges,
-            "features": (),
-            "scorer": None,
-            "rubric": None,
-            "languages": (),
-            "per_category": None,
-            "output": bench / "run",
-            "device": "cpu",
-            "dry_run": False,
-            "command": "nopair evaluate …",
-        }
-        overrides = changes.pop("overrides", None)
-        return Request(**settings | changes | ({} if overrides is None else {"editors": overrides}))
-
-    return make
 
 
 def say(module: ModuleType, marks: dict[str, tuple[int, int]], quality: int = 9) -> Callable[[Any], Any]:
@@ -112,9 +64,9 @@ def test_a_whole_evaluation(
     assert table(results, editor="theirs", language="cn", subset="all")["total"]["O"]["mean"] == 0.0
     assert results["benchmark"]["left_out"][0]["where"] == "edit/00005"
     assert results["scorer"]["rubric"] == "viescore"
-    assert results["judges"] == [
-        {"name": "toy", "version": "toy", "answered_as": ["toy"], "model": "toy", "temperature": 0}
-    ]
+    (judge,) = results["judges"]
+    assert judge.pop("longest_side") == 1024
+    assert judge == {"name": "toy", "version": "toy", "answered_as": ["toy"], "model": "toy", "temperature": 0}
     assert any("1 of 4 edits lack a mark" in warning for warning in results["warnings"])
     assert any("nopair's own words" in warning for warning in results["warnings"])
     differences = {(row["language"], row["measure"]): row for row in results["differences"]}
@@ -213,6 +165,64 @@ def test_it_goes_on_where_a_server_failed(
     assert table(read(bench / "run"), editor="theirs", language="en", subset="all")["total"]["O"]["mean"] == 5.0
 
 
+def test_the_most_frequent_reasons_for_missing_marks_are_told(
+    request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def script(asked: Any) -> Any:
+        if "hats" in asked.text:
+            return endpoint_server.Fail(400, message="content policy")
+        both = len(asked.images) == 2
+        return endpoint_server.Say("well" if both else '{"score": [5, 5]}', finish="length" if both else "stop")
+
+    with endpoint_server.serve(script) as server:
+        evaluate_benchmark(request_of(judge_at(server)))
+    shown = [line for line in "".join(capsys.readouterr().out).replace("\n", " ").split("mind: ") if "missing" in line]
+    told = [" ".join(line.split()) for line in shown if line.startswith("marks by toy are missing")]
+    assert told[0].startswith(
+        'marks by toy are missing, 5 times: SC: the answer holds no JSON object with a "score", as it was cut short; '
+        "give it more with ,tokens=N"
+    )
+    assert told[1].startswith("marks by toy are missing, 2 times: SC: refused")
+    assert len(told) == 2
+
+
+def test_a_folder_has_one_run_at_a_time(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType
+) -> None:
+    """Another is refused before it asks anything, and a dry run is not."""
+    refused: list[str] = []
+
+    def script(asked: Any) -> Any:
+        if not asked.number:
+            request = request_of(judge_at(server))
+            evaluate_benchmark(dataclasses.replace(request, dry_run=True))
+            try:
+                evaluate_benchmark(request)
+            except OutputError as error:
+                refused.append(str(error))
+        return endpoint_server.Say('{"score": [5, 5]}')
+
+    with endpoint_server.serve(script) as server:
+        evaluate_benchmark(request_of(judge_at(server, concurrency="1", timeout="300")))
+        assert len(server.asked) == 14
+        evaluate_benchmark(request_of(judge_at(server)))
+        assert len(server.asked) == 14, "what was answered is kept, and the folder is free again"
+    assert refused == [f"{bench / 'run' / 'run.json'}: another run is writing here; wait for it, or stop it"]
+
+
+def test_a_disk_that_is_full_by_the_gallery_costs_no_results(
+    bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(command, "write_gallery", full)
+    with endpoint_server.serve(say(endpoint_server, {})) as server, pytest.raises(OutputError, match="is full"):
+        evaluate_benchmark(request_of(judge_at(server)))
+    assert read(bench / "run")["judges"]
+    assert "gallery/000.html" in (bench / "run" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_server_that_is_gone_costs_the_others_nothing(
     bench: Path, request_of: Callable[..., Request], endpoint_server: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,7 +286,8 @@ def test_a_dry_run_asks_nothing(
     shown = " ".join(capsys.readouterr().out.split())
     assert "ours: 4 of 4 edits to make others: 3 of 4 outputs are there" in shown
     assert "toy: 14 questions" in shown, "two about each output of each editor, those not made yet included"
-    assert "at most about" in shown
+    assert "at most" not in shown
+    assert "1024 tokens for an image are a guess" in shown
     assert "USD" in shown
     assert not list((bench / "run").rglob("*.*")), "nothing is begun, so another scorer may be named"
 
@@ -312,7 +323,7 @@ def test_costs_of_editors_and_judges_are_told_before_and_kept_after(
     assert re.search(
         r"painter: 4 of 4 edits to make; about 4 answers, 4\d\d tokens sent, 400 received \(1\.2\d USD\)", told
     )
-    assert re.search(r"toy: 8 questions, 12 images; at most about .* USD\)", told)
+    assert re.search(r"toy: 8 questions, 12 images; about .* USD\)", told)
     assert of(first, "editor painter") == (4, 200, 800)
     assert first["spending"]["editor painter"]["costs"] == {"USD": pytest.approx(1.8)}
     assert of(first, "judge toy") == (6, 600, 60), "what was paid before it ended"

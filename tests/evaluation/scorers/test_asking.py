@@ -1,6 +1,7 @@
 """Scoring by a judge behind an endpoint: a real local server that sees the images, fails, refuses and rambles."""
 
 import asyncio
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nopair.data.images import save_image
 from nopair.endpoints.server import Server, Usage
 from nopair.errors import ConfigError, DataError, EndpointError, OutputError
 from nopair.evaluation.scorers.asking import JudgedScorer, Task, ask_all, open_questions, told_estimate
@@ -22,6 +24,7 @@ from nopair.evaluation.scorers.store import Store
 
 Make = Callable[..., Task]
 BLUE = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 16, 16)
+GUESS = "{} tokens for an image are a guess, image_tokens=N is another"
 GOOD = '{"score": [8, 9], "reasoning": "fine"}'
 
 
@@ -176,6 +179,36 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_answered(
         ask(scorer_of("http://127.0.0.1:9/v1", attempts=1), tasks[:1], tmp_path / "other.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("finish", "words", "advice"),
+    [("length", "I think that", "tokens=N"), ("stop", "A fine picture.", "another judge")],
+)
+def test_a_judge_that_says_nothing_readable_is_not_asked_on(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path, finish: str, words: str, advice: str
+) -> None:
+    """And one that once did is."""
+    tasks = [make_task(str(i), BLUE * (1 - i / 50), instruction=f"edit {i}") for i in range(20)]
+    path = tmp_path / "replies.jsonl"
+    with endpoint_server.serve(lambda asked: endpoint_server.Say(words, finish=finish)) as server:
+        scorer = scorer_of(server.url, concurrency=1)
+        with pytest.raises(EndpointError, match=rf"none of its first 16 answers .*replies\.jsonl, and .*{advice}"):
+            ask(scorer, tasks, path)
+        assert len(server.asked) == len(Store(path).records) == 16
+        server.script = lambda one: endpoint_server.Say(GOOD if one.number == 31 else words, finish=finish)
+        ask(scorer, tasks, path)
+        assert len(server.asked) == len(Store(path).records) == 40, "15 more could not be read, and then one could"
+        more = [make_task(f"more {i}", BLUE, instruction=f"other {i}") for i in range(20)]
+        ask(scorer, more, path)
+        assert len(Store(path).records) == 60, "in a later run, too; their quality was asked before"
+
+
+def test_refusals_say_nothing_of_answers(make_task: Make, endpoint_server: ModuleType, tmp_path: Path) -> None:
+    tasks = [make_task(str(i), BLUE * (1 - i / 50), instruction=f"edit {i}") for i in range(10)]
+    with endpoint_server.serve(lambda asked: endpoint_server.Fail(400, message="content policy")) as server:
+        ask(scorer_of(server.url, concurrency=1), tasks, tmp_path / "replies.jsonl")
+        assert len(server.asked) == 20
+
+
 def test_what_a_server_cannot_take_is_told_and_asked_again(
     make_task: Make, endpoint_server: ModuleType, tmp_path: Path
 ) -> None:
@@ -260,13 +293,46 @@ def test_one_question_about_one_image_is_asked_once(
     assert all(scorer.marks(task, store, failed)[0]["O"] == 8.0 for task in tasks)
 
 
+def test_edits_of_one_photo_that_are_not_made_yet_are_several_questions(make_task: Make, tmp_path: Path) -> None:
+    tasks = [make_task(place, BLUE, instruction=f"edit {place}") for place in ("a", "b")]
+    tasks[1] = dataclasses.replace(tasks[1], item=dataclasses.replace(tasks[1].item, source=tasks[0].item.source))
+    store, scorer = Store(tmp_path / "no.jsonl"), scorer_of("http://x/v1")
+    assert len(open_questions(scorer, tasks, store)) == 3, "one and the same output is one question of quality"
+    for task in tasks:
+        task.output.unlink()
+    assert len(open_questions(scorer, tasks, store)) == 4
+
+
 def test_the_cost_is_told_before(make_task: Make, tmp_path: Path) -> None:
     scorer = scorer_of("http://x/v1", input_price=2.0, output_price=8.0, image_tokens=1000)
     tasks = [make_task(str(i), BLUE * (1 - i / 10), instruction=f"edit {i}") for i in range(3)]
     words = told_estimate(scorer, open_questions(scorer, tasks, Store(tmp_path / "no.jsonl")))
     assert "6 questions, 9 images" in words
     assert "3072 received" in words
-    assert words.endswith("(0.05 USD)")
+    assert "about 6 answers" in words
+    assert words.endswith("(0.05 USD), if every answer is as long as it may be; " + GUESS.format(1000))
+
+
+def test_large_photos_are_shown_smaller_and_answers_at_two_sizes_do_not_mix(
+    make_task: Make, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """An image within the limit is shown as it is and keeps its key, whatever the limit."""
+    large, small = (make_task(name, torch.rand(3, 30, 90), instruction=f"{name} hat") for name in ("large", "small"))
+    save_image(torch.rand(3, 40, 80), large.item.source)
+
+    def at(side: int | None) -> JudgedScorer:
+        scorer = scorer_of(server.url)
+        assert isinstance(scorer.judge, EndpointJudge)
+        return dataclasses.replace(scorer, judge=dataclasses.replace(scorer.judge, longest_side=side))
+
+    with endpoint_server.serve(lambda asked: endpoint_server.Say(GOOD)) as server:
+        for number, (side, size) in enumerate([(None, (80, 40)), (20, (20, 10)), (60, (60, 30)), (80, (80, 40))]):
+            asked = len(server.asked)
+            ask(at(side), [large, small], tmp_path / "replies.jsonl")
+            anew = [one for one in server.asked[asked:] if "small" not in one.text]
+            sizes = [Image.open(io.BytesIO(content)).size for one in anew for content in one.images]
+            assert {shown for shown in sizes if shown != (16, 16)} == ({size} if number < 3 else set())
+            assert len(server.asked) - asked == (4, 2, 2, 0)[number]
 
 
 def test_imgedit_asks_by_type(make_task: Make, endpoint_server: ModuleType, tmp_path: Path) -> None:
@@ -289,6 +355,8 @@ def test_judges_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
     alias = load_scoring_judge("endpoint:http://localhost:1/v1,model=org/vlm,name=a,version=v1", "cpu")
     assert (alias.name, alias.version, alias.model) == ("a", "v1", "org/vlm")
     assert (judge.server.key_variable, judge.server.input_price) == ("SCORE_KEY", 2.5)
+    assert (judge.longest_side, judge.most_tokens) == (1024, 512)
+    assert load_scoring_judge("endpoint:http://a/v1,model=a,longest_side=768", "cpu").longest_side == 768
     odd = "endpoint:http://a/v1,model=a,max_tokens_field=max_completion_tokens,temperature=omit,longest_wait=600"
     other = load_scoring_judge(odd, "cpu")
     assert isinstance(other, EndpointJudge)
@@ -301,6 +369,7 @@ def test_judges_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
         ("endpoint:http://a/v1,model=a,concurency=3", "did you mean concurrency"),
         ("endpoint:http://a/v1,model=a,concurrency=0", "at least 1"),
         ("endpoint:http://a/v1,model=a,input_price=-1", "give a number"),
+        ("endpoint:http://a/v1,model=a,longest_side=0", "longest_side is 0; give a whole number of at least 1"),
         ("gpt:x", "expected one of endpoint:PLACE, local:PLACE"),
     ):
         with pytest.raises(ConfigError, match=why):

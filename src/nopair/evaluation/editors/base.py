@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from nopair.endpoints.server import Server
+from nopair.errors import NopairError, OutputError, PixelsError
 from nopair.evaluation.benchmarks.base import Item
 
 Told = Callable[[Item, str | None], None]
@@ -50,6 +51,7 @@ class Contestant(Protocol):
 
         Raises:
             EndpointError: a server refuses us altogether, or is gone.
+            OutputError: outputs cannot be written, for a reason that is not one image's own.
         """
         ...
 
@@ -57,6 +59,11 @@ class Contestant(Protocol):
 def below(item: Item, folder: Path) -> Path:
     """Where an output goes in the benchmark's own layout."""
     return folder / f"{item.place}.png"
+
+
+def ends_all(error: NopairError) -> bool:
+    """Whether what went wrong with one edit goes wrong with all that follow, such as a full disk."""
+    return isinstance(error, OutputError) and not isinstance(error, PixelsError)
 
 
 def seed_of(item: Item, seed: int) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, final
 from pydantic import JsonValue
 
 from nopair.data.files import make_folder, write_atomic
-from nopair.data.images import encode, load_image, save_image
+from nopair.data.images import encode, load_image, save_image, shrink
 from nopair.endpoints.client import Endpoint
 from nopair.endpoints.messages import Picture
 from nopair.endpoints.server import Server
@@ -45,15 +45,18 @@ class EndpointEditor:
     about: Mapping[str, JsonValue]
     server: Server
     fields: Mapping[str, bool | int | float | str]
+    longest_side: int | None = None
 
     @classmethod
     def load(cls, spec: Spec) -> "EndpointEditor":
-        """`endpoint:URL,model=NAME[,key=VARIABLE][,concurrency=N]…[,name=NAME][,FIELD=VALUE …]`, fields as in `FIELDS`.
+        """`endpoint:URL,model=NAME[,key=VARIABLE][,concurrency=N]…[,longest_side=N][,name=NAME][,FIELD=VALUE …]`.
+
+        Fields are as in `FIELDS`. Photos are sent as they are, or scaled down to the longest side.
 
         Raises:
             ConfigError: an unknown option or a wrong value.
         """
-        spec.only("name", "judge", *SERVER_OPTIONS, *FIELDS)
+        spec.only("name", "judge", "longest_side", *SERVER_OPTIONS, *FIELDS)
         server = server_of(spec)
         fields = {name: as_value(value) for name, value in spec.options.items() if name in FIELDS}
         about: dict[str, JsonValue] = {
@@ -62,7 +65,10 @@ class EndpointEditor:
             "model": server.model,
             "fields": dict(fields),
         }
-        return cls(spec.options.get("name", server.model.rpartition("/")[2]), about, server, fields)
+        side = spec.number("longest_side", 1) if "longest_side" in spec.options else None
+        if side is not None:
+            about["longest_side"] = side
+        return cls(spec.options.get("name", server.model.rpartition("/")[2]), about, server, fields, side)
 
     def output(self, item: Item, folder: Path) -> Path:
         """See `Contestant.output`."""
@@ -77,7 +83,9 @@ class EndpointEditor:
             spending = noted(folder / USAGE, self.server, lambda: endpoint.usage)
 
             async def edit(item: Item) -> None:
-                picture = Picture(encode(load_image(item.source), "PNG"), "image/png")
+                pixels = load_image(item.source)
+                shown = pixels if self.longest_side is None else shrink(pixels, self.longest_side)
+                picture = Picture(encode(shown, "PNG"), "image/png")
                 edited = await endpoint.edit_image([picture], item.instruction, self.fields)
                 _save(edited.content, below(item, folder))
 

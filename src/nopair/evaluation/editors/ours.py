@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, final
+from typing import ClassVar, Final, final
 
 import torch
 from pydantic import JsonValue
@@ -16,10 +16,13 @@ from nopair.editor import Editor, read_settings, run_jobs, usual_dtype
 from nopair.endpoints.server import Server
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
-from nopair.evaluation.editors.base import Told, below, seed_of
+from nopair.evaluation.editors.base import Told, below, ends_all, seed_of
 from nopair.evaluation.specs import Spec
 from nopair.precision import AUTO, DTYPES, dtype_called
 from nopair.weights import resolve
+
+_USUAL: Final = "editor"
+"""What training calls the folder of every editor."""
 
 
 @final
@@ -48,7 +51,7 @@ class OurEditor:
         dtype = dtype_called(spec.options.get("dtype", AUTO)) or usual_dtype(folder, place)
         steps = spec.number("steps", trained)
         seed = spec.number("seed", 0, least=0)
-        own = Path(spec.place).name if steps == trained else f"{Path(spec.place).name}-{steps}-steps"
+        own = _name_of(spec.place) if steps == trained else f"{_name_of(spec.place)}-{steps}-steps"
         about: dict[str, JsonValue] = {
             "kind": "nopair",
             "model": spec.place,
@@ -75,6 +78,7 @@ class OurEditor:
 
         Raises:
             ModelError: the model cannot be used.
+            OutputError: outputs cannot be written.
         """
         if not items:
             return
@@ -84,7 +88,15 @@ class OurEditor:
             make_folder(target.parent)
             jobs[target] = (item, Job(item.source, item.instruction, target, seed_of(item, self.seed)))
         for job, error in run_jobs(self.opened(), [job for _, job in jobs.values()], self.batch):
+            if error is not None and ends_all(error):
+                raise error
             told(jobs[job.output][0], None if error is None else str(error))
+
+
+def _name_of(model: str) -> str:
+    """The folder's; where that is the same for every editor, its parent's."""
+    folder = Path(model).absolute()
+    return (folder.parent.name or folder.name) if folder.name == _USUAL else folder.name
 
 
 def _open(model: str, device: torch.device, dtype: torch.dtype, steps: int) -> Editor:

@@ -23,7 +23,7 @@ from nopair.endpoints.server import Server
 from nopair.errors import ConfigError, ModelError, NopairError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.digests import folder_digest
-from nopair.evaluation.editors.base import Told, below, seed_of
+from nopair.evaluation.editors.base import Told, below, ends_all, seed_of
 from nopair.evaluation.specs import Spec, as_value
 from nopair.precision import DTYPES
 
@@ -108,6 +108,7 @@ class StockEditor:
             ModelError: the pipeline cannot be opened.
             ConfigError: it can do nothing with the arguments that it was given.
             MemoryShortError: it does not fit the device.
+            OutputError: outputs cannot be written.
         """
         if not items:
             return
@@ -129,6 +130,8 @@ class StockEditor:
                 raise ConfigError(f"{self.name}: {error}; check what it is given: {given}") from error
             return str(error)
         except NopairError as error:
+            if ends_all(error):
+                raise
             return str(error)
         return None
 

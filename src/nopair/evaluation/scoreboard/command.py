@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from nopair.data.files import file_name, make_folder, write_atomic
+from nopair.data.locks import locked
 from nopair.device import release
 from nopair.errors import ConfigError, EndpointError, OutputError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
@@ -18,8 +20,7 @@ from nopair.evaluation.editors.base import Contestant
 from nopair.evaluation.editors.endpoint import USAGE
 from nopair.evaluation.editors.load import load_contestant
 from nopair.evaluation.scoreboard.families import training_judges
-from nopair.evaluation.scoreboard.gallery import FOLDER as GALLERY
-from nopair.evaluation.scoreboard.gallery import Shown, write_gallery
+from nopair.evaluation.scoreboard.gallery import FIRST, Shown, write_gallery
 from nopair.evaluation.scoreboard.means import Sample
 from nopair.evaluation.scoreboard.outputs import Made, make_outputs
 from nopair.evaluation.scoreboard.places import outputs_of, replies_of
@@ -60,13 +61,20 @@ class Request:
 def evaluate_benchmark(request: Request) -> None:
     """Make the outputs that are not there, have those marked that are not marked, and write all that is known.
 
+    A dry run may look on while another run writes.
+
     Raises:
+        OutputError: another run is writing to the same folder: both would pay for the same answers.
         EndpointError: an editor's or a judge's server refuses us altogether, or is gone; the others were asked, and
             results of what there is are written.
         NopairError: something cannot be used or written; what is done so far is kept, and the next run goes on.
     """
-    console = Console()
     make_folder(request.output)
+    with nullcontext() if request.dry_run else locked(request.output / RUN):
+        _evaluate(request, Console())
+
+
+def _evaluate(request: Request, console: Console) -> None:
     bench = load_benchmark(request.benchmark, request.output / "sources")
     bench = bench.only(frozenset(request.languages), request.per_category)
     for one in bench.left_out[:5]:
@@ -175,7 +183,9 @@ def _gathered(
         measures=markers[0].measures,
         leading=markers[0].leading,
         high=markers[0].high,
-        judges=tuple(JudgeFacts(m.name, m.version, names[m.name], m.model, m.temperature) for m in markers),
+        judges=tuple(
+            JudgeFacts(m.name, m.version, names[m.name], m.model, m.temperature, m.longest_side) for m in markers
+        ),
         editors=tuple(facts),
         samples=samples,
         command=request.command,
@@ -208,6 +218,9 @@ def _sample(
 
 
 def _write(found: Comparison, output: Path, editors: Sequence[Contestant], markers: Sequence[Marker]) -> None:
+    """The gallery comes last: it is the largest, and a disk may be full."""
+    found.write(output)
+    write_atomic(output / REPORT, render_report(found, FIRST).encode("utf-8"))
     stores = {marker.name: Store(replies_of(output, marker.name)) for marker in markers}
     by_place = {key: {sample.place: sample for sample in rows} for key, rows in found.samples.items()}
     rows = []
@@ -221,9 +234,7 @@ def _write(found: Comparison, output: Path, editors: Sequence[Contestant], marke
             )
             shown.append(Shown(editor.name, path if path.is_file() else None, said))
         rows.append((item, shown))
-    first = write_gallery(output, f"{found.benchmark.name}, side by side", rows)
-    write_atomic(output / REPORT, render_report(found, f"{GALLERY}/{first.name}").encode("utf-8"))
-    found.write(output)
+    write_gallery(output, f"{found.benchmark.name}, side by side", rows)
 
 
 def _said(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from nopair.data.files import is_folder
 from nopair.errors import ConfigError, DataError
-from nopair.evaluation.scoreboard.results import RESULTS, StoredSample, difference_json, read_samples
+from nopair.evaluation.scoreboard.results import RESULTS, SAMPLES, StoredSample, difference_json, read_samples
 from nopair.evaluation.scoreboard.statistics import Difference, compare
 
 
@@ -25,6 +27,8 @@ class _Named(BaseModel):
     rubric: str | None = None
     measures: tuple[str, ...] = ()
     temperature: float | None = 0.0
+    answered_as: tuple[str, ...] = ()
+    longest_side: int | None = None
 
     def __str__(self) -> str:
         return ", ".join(value for value in (self.name, self.rubric, self.version) if value is not None)
@@ -73,10 +77,14 @@ def compare_runs(first: str, second: str, *, as_json: bool) -> None:
             f"{first} and {second}: have no edit in common that both have a mark for ({_edits(runs[0][0])}; "
             f"{_edits(runs[1][0])}); evaluate both on the same edits"
         )
+    minds = {judge: _minds(judge, (first, second), facts) for judge in shared}
     if as_json:
-        Console().out(json.dumps([named | difference_json(one) for named, one in rows], indent=2), highlight=False)
-    else:
-        _show(first, second, rows)
+        told = [named | difference_json(one) | {"mind": minds[named["judge"]]} for named, one in rows]
+        Console().out(json.dumps(told, indent=2), highlight=False)
+        return
+    _show(first, second, rows)
+    for mind in (mind for judge in shared for mind in minds[judge]):
+        Console().print(f"mind: {mind}", markup=False, highlight=False)
 
 
 def _compared(
@@ -94,6 +102,25 @@ def _compared(
     return found
 
 
+def _minds(judge: str, texts: Sequence[str], facts: Sequence[_Facts]) -> list[str]:
+    """What a reader has to know of a judge's marks: a name such as gpt-4.1 may be another model by the second run."""
+    found = [next(one for one in fact.judges if one.name == judge) for fact in facts]
+    said = []
+    if all(one.answered_as for one in found) and found[0].answered_as != found[1].answered_as:
+        told = " and as ".join(
+            f"{', '.join(one.answered_as)} in {text}" for one, text in zip(found, texts, strict=True)
+        )
+        said.append(f"{judge} has answered as {told}: perhaps not one judge, so the difference may be between judges")
+    if found[0].longest_side != found[1].longest_side:
+        told = " and ".join(f"{_seen(one.longest_side)} in {text}" for one, text in zip(found, texts, strict=True))
+        said.append(f"{judge} was shown {told}: of larger ones, marks may differ for that")
+    return said
+
+
+def _seen(side: int | None) -> str:
+    return "images as they are" if side is None else f"images of at most {side} pixels"
+
+
 def _edits(rows: Sequence[StoredSample]) -> str:
     """How many edits a run has, in which languages."""
     languages = ", ".join(sorted({row.language for row in rows if row.language}))
@@ -101,10 +128,7 @@ def _edits(rows: Sequence[StoredSample]) -> str:
 
 
 def _run(text: str) -> tuple[list[StoredSample], _Facts]:
-    folder, editor = Path(text), None
-    if not folder.is_dir() and ":" in text:
-        head, _, editor = text.rpartition(":")
-        folder = Path(head)
+    folder, editor = _named(text)
     samples = read_samples(folder)
     names = list(dict.fromkeys(sample.editor for sample in samples))
     if editor is None and len(names) != 1:
@@ -113,6 +137,16 @@ def _run(text: str) -> tuple[list[StoredSample], _Facts]:
         raise ConfigError(f"{text}: has no editor {editor}; it holds {', '.join(names)}")
     chosen = names[0] if editor is None else editor
     return [sample for sample in samples if sample.editor == chosen], _facts(folder / RESULTS)
+
+
+def _named(text: str) -> tuple[Path, str | None]:
+    """The folder of an evaluation and, after a colon, one of its editors, whose name may hold colons, too."""
+    if not is_folder(Path(text)):
+        for colon in re.finditer(":", text):
+            folder = Path(text[: colon.start()])
+            if (folder / SAMPLES).is_file():
+                return folder, text[colon.end() :]
+    return Path(text), None
 
 
 def _facts(path: Path) -> _Facts:

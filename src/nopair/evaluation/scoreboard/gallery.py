@@ -19,6 +19,8 @@ from nopair.evaluation.page import document
 SIDE: Final = 360
 """Longer side of the copies, in pixels."""
 FOLDER: Final = "gallery"
+FIRST: Final = f"{FOLDER}/000.html"
+"""The first page."""
 _STYLE: Final = """
 main{max-width:none}
 nav{margin:0 0 20px;line-height:2}nav a{margin-right:14px;color:var(--accent)}nav b{margin-right:14px}
@@ -39,8 +41,8 @@ class Shown:
     said: tuple[tuple[str, str, str], ...]
 
 
-def write_gallery(folder: Path, title: str, rows: Sequence[tuple[Item, Sequence[Shown]]]) -> Path:
-    """Write the pages into `<folder>/gallery`; returns the first one.
+def write_gallery(folder: Path, title: str, rows: Sequence[tuple[Item, Sequence[Shown]]]) -> None:
+    """Write the pages into `<folder>/gallery`, the first one as `FIRST`.
 
     Raises:
         OutputError: they cannot be written.
@@ -57,7 +59,6 @@ def write_gallery(folder: Path, title: str, rows: Sequence[tuple[Item, Sequence[
         )
         text = document(f"{title}: {name}", body, style=_STYLE, images="'self' file: data:")
         write_atomic(folder / FOLDER / page, text.encode("utf-8"))
-    return folder / FOLDER / next(iter(pages.values()))
 
 
 def _links(pages: Mapping[str, str], here: str) -> str:

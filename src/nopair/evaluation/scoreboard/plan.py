@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nopair.endpoints.server import Server, Usage, told_cost
+from nopair.endpoints.server import Server, Usage, told_cost, told_guess
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.editors.base import Contestant
 from nopair.evaluation.scoreboard.outputs import waiting
@@ -43,7 +43,9 @@ def _to_make(editor: Contestant, items: Sequence[Item], of: int, stale: int) -> 
         told += (
             f", {stale} anew, as the outputs there were made for another instruction or image, or tell nothing of it"
         )
-    return told if editor.server is None else f"{told}; about {told_cost(editor.server, _usage(items, editor.server))}"
+    if editor.server is None:
+        return told
+    return f"{told}; about {told_cost(editor.server, _usage(items, editor.server))}; {told_guess(editor.server)}"
 
 
 def _usage(items: Sequence[Item], server: Server) -> Usage:

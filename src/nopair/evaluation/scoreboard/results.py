@@ -24,6 +24,7 @@ from nopair.evaluation.digests import edit_digest
 from nopair.evaluation.scoreboard.families import families
 from nopair.evaluation.scoreboard.means import Board, Sample, board, common
 from nopair.evaluation.scoreboard.statistics import agreement, compare
+from nopair.evaluation.scorers.asking import CUT, MORE_TOKENS
 from nopair.evaluation.spending import Spending
 
 SAMPLES: Final = "samples.jsonl"
@@ -32,6 +33,8 @@ _PLACE: Final = re.compile(r"\w+://\S+|.*[/\\].*\.\w{1,5}", re.DOTALL)
 """An address, or a file with its folder, as messages begin with them or name them on the way."""
 FEW: Final = 0.05
 """A larger share of edits without marks is warned of."""
+REASONS: Final = 2
+"""How many of those for missing marks are among what a reader has to know; the report has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class JudgeFacts:
         answered_as: what servers call who has answered.
         model: the model's own name; "" for measures without a judge.
         temperature: at which it answers; None if that was left to its server.
+        longest_side: of the images that it is shown, in pixels; None if they are shown as they are.
     """
 
     name: str
@@ -60,6 +64,7 @@ class JudgeFacts:
     answered_as: tuple[str, ...] = ()
     model: str = ""
     temperature: float | None = 0.0
+    longest_side: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -164,6 +169,20 @@ class Comparison:
             for why, count in Counter(_kind(problem) for row in rows for problem in row.problems).most_common()
         ]
 
+    def _reasons(self) -> list[str]:
+        """The most frequent ones why marks are missing. What an early end has cost is told as that."""
+        counted = Counter(
+            (judge, _kind(problem))
+            for (judge, _), rows in self.samples.items()
+            for row in rows
+            for problem in row.problems
+            if not problem.endswith(tuple(self.ended.values()))
+        )
+        return [
+            f"marks by {judge} are missing, {count} times: {why}{f'; {MORE_TOKENS}' if why.endswith(CUT) else ''}"
+            for (judge, why), count in counted.most_common(REASONS)
+        ]
+
     def warnings(self) -> list[str]:
         """What a reader of the table has to know."""
         said = [f"{who} ended before all was done: {why}" for who, why in self.ended.items()]
@@ -189,6 +208,7 @@ class Comparison:
             missing = sum(any(row.marks.get(measure) is None for measure in self.measures) for row in rows)
             if missing > FEW * len(rows):
                 said.append(f"{name} by {judge}: {missing} of {len(rows)} edits lack a mark, and count nowhere")
+        said += self._reasons()
         for scores, measure in itertools.product(self.scores(), self.leading):
             if scores.subset == "all" and scores.board.empty[measure]:
                 empty = ", ".join(scores.board.empty[measure])

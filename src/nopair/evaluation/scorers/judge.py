@@ -17,6 +17,8 @@ from nopair.evaluation.specs import Spec, parse_spec
 KINDS: Final = ("endpoint", "local")
 MOST_TOKENS: Final = 512
 """Of an answer."""
+LONGEST_SIDE: Final = 1024
+"""Pixels of the longer side of what a server is shown, as of the photos that synthesis keeps."""
 
 
 @runtime_checkable
@@ -73,6 +75,11 @@ class ScoringJudge(Protocol):
         """Of an answer."""
         ...
 
+    @property
+    def longest_side(self) -> int | None:
+        """Pixels of the longer side that larger images are scaled to; None if they are shown as they are."""
+        ...
+
     def session(self) -> AbstractAsyncContextManager[Asked]:
         """Ready to answer, for as long as the context lasts."""
         ...
@@ -87,6 +94,7 @@ class EndpointJudge:
     version: str
     server: Server
     most_tokens: int = MOST_TOKENS
+    longest_side: int | None = LONGEST_SIDE
 
     @property
     def model(self) -> str:
@@ -126,10 +134,11 @@ def load_scoring_judge(text: str, device: str) -> ScoringJudge:
 
 
 def _endpoint(spec: Spec) -> EndpointJudge:
-    spec.only("name", "version", "tokens", *SERVER_OPTIONS, *CHAT_OPTIONS)
+    spec.only("name", "version", "tokens", "longest_side", *SERVER_OPTIONS, *CHAT_OPTIONS)
     server = server_of(spec)
-    name = spec.options.get("name", server.model)
-    return EndpointJudge(name, spec.options.get("version", server.model), server, spec.number("tokens", MOST_TOKENS))
+    name, version = (spec.options.get(option, server.model) for option in ("name", "version"))
+    tokens, side = spec.number("tokens", MOST_TOKENS), spec.number("longest_side", LONGEST_SIDE)
+    return EndpointJudge(name, version, server, tokens, side)
 
 
 SERVER_OPTIONS: Final = (

@@ -81,6 +81,11 @@ class LocalJudge:
         return None
 
     @property
+    def longest_side(self) -> int | None:
+        """Nothing is sent, and its family's own image processing chooses the size."""
+        return None
+
+    @property
     def temperature(self) -> float | None:
         """The likeliest token each time."""
         return 0.0

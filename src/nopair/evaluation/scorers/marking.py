@@ -36,7 +36,8 @@ class Marker(Protocol):
     others, or all where none does: charts and counts are of them.
 
     `model` is the judge's own name; "" if it is none. `temperature`: at which it answers; None if its server decides.
-    `server`: where it is and what it costs; None if it runs here.
+    `server`: where it is and what it costs; None if it runs here. `longest_side`: of the images that it is shown; None
+    if they are shown as they are.
     """
 
     @property
@@ -49,6 +50,8 @@ class Marker(Protocol):
     def temperature(self) -> float | None: ...
     @property
     def server(self) -> Server | None: ...
+    @property
+    def longest_side(self) -> int | None: ...
     @property
     def measures(self) -> tuple[str, ...]: ...
     @property
@@ -108,6 +111,11 @@ class JudgeMarker:
     def server(self) -> Server | None:
         """The judge's."""
         return self.scorer.judge.server
+
+    @property
+    def longest_side(self) -> int | None:
+        """The judge's."""
+        return self.scorer.judge.longest_side
 
     @property
     def measures(self) -> tuple[str, ...]:

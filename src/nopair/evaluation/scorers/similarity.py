@@ -183,6 +183,7 @@ class FeatureMarker:
     model: str = ""
     temperature: float | None = 0.0
     server: Server | None = None
+    longest_side: int | None = None
     high: float = 1.0
 
     @property
