@@ -423,8 +423,10 @@ def test_edit_an_image(run: Run, toy_editor: list[str], photos: Path, tmp_path: 
 
 
 def test_edit_a_folder(run: Run, toy_editor: list[str], photos: Path, tmp_path: Path) -> None:
+    (photos / "d.HEIC").write_bytes(b"x")
     code, out, err = run("edit", photos, "make it red", "-o", tmp_path / "out", "--batch", "2")
-    assert (code, err) == (0, NOTE)
+    left_out = "note: left out 1 files that do not end in .png, .jpg, .jpeg, .webp: .HEIC\n"
+    assert (code, err) == (0, left_out + NOTE)
     assert out.splitlines() == [str(tmp_path / "out" / name) for name in ("a.png", "b.webp", "ç.jpg")]
     assert run("edit", photos / "a.png", "make it red", "-o", tmp_path / "a.png")[0] == 0
     alone, among = load_image(tmp_path / "a.png"), load_image(tmp_path / "out" / "a.png")

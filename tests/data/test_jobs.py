@@ -113,10 +113,12 @@ def test_a_folder_of_photos_is_not_replaced(folder: Path) -> None:
 
 
 def test_what_is_left_out_of_a_folder_is_counted(folder: Path) -> None:
-    assert left_out(folder) == (1, (".txt",))
+    assert left_out(folder) == "left out 1 files that do not end in .png, .jpg, .jpeg, .webp: .txt"
     for name in ("c.HEIC", "d.HEIC", "README"):
         (folder / name).write_bytes(b"x")
-    assert left_out(folder) == (4, (".HEIC", ".txt", "README"))
+    assert left_out(folder).startswith("left out 4 files")
+    assert left_out(folder).endswith(": .HEIC, .txt, README")
+    assert left_out(folder / "b.JPG") == left_out(folder / "inner.png") == ""
 
 
 @given(line=st.text(max_size=60))

@@ -55,17 +55,11 @@ def edit(
     `{"image": "a.png", "instruction": "remove the hat", "output": "b.png", "seed": 1}`, the seed being optional. Of
     many images, one that fails is told and the others go on; the exit code then is 2.
     """
-    from nopair.data.files import IMAGE_FORMATS, is_folder
     from nopair.data.jobs import Failure, left_out, read_jobs
 
     jobs, failures = read_jobs(image, instruction, output, seed)
-    if is_folder(image):
-        count, endings = left_out(image)
-        if count:
-            echo(
-                f"note: left out {count} files that do not end in {', '.join(IMAGE_FORMATS)}: {', '.join(endings)}",
-                err=True,
-            )
+    if others := left_out(image):
+        echo(f"note: {others}", err=True)
     for failure in failures:
         tell(failure)
     if jobs:

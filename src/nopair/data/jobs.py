@@ -103,10 +103,14 @@ def _from_folder(source: Path, instruction: str, output: Path, seed: int) -> tup
     return _split(Job(image, instruction, output / image.name, seed) for image in images)
 
 
-def left_out(folder: Path) -> tuple[int, tuple[str, ...]]:
-    """How many files right in a folder of photos are none that nopair reads, and how they end; hidden ones aside."""
-    others = [path for path in folder.iterdir() if path.name[0] != "." and not _is_image_name(path) and path.is_file()]
-    return len(others), tuple(sorted({path.suffix or path.name for path in others}))
+def left_out(source: Path) -> str:
+    """Of a folder of photos: how many files right in it are none that nopair reads, and how they end. Hidden ones do
+    not count. Empty where there are none.
+    """
+    inside = list(source.iterdir()) if is_folder(source) else []
+    others = [path for path in inside if path.name[0] != "." and not _is_image_name(path) and path.is_file()]
+    endings = ", ".join(sorted({path.suffix or path.name for path in others}))
+    return f"left out {len(others)} files that do not end in {', '.join(IMAGE_FORMATS)}: {endings}" if others else ""
 
 
 def _is_text(words: str) -> bool:
