@@ -34,8 +34,8 @@ _KEPT, _LOST = 0.9, 0.6
 
 
 def drawn_cases(rng: random.Random, base: Backbone, edits: Sequence[Edit]) -> list[tuple[Case, ...]]:
-    """For each edit the questions about one attempt that `base` painted over under the edited caption, in 1 to 3 calls
-    from a time of 0.3 to 1, each with the oracle's answer. The edits ask for a change.
+    """For each edit the questions about one attempt that `base` painted over under the edited caption, in one or two
+    calls from a time of 0.7 to 1, each with the oracle's answer. The edits ask for a change. A third come out badly.
     """
     if not edits:
         return []
@@ -58,9 +58,9 @@ def _painted(
 ) -> Float[Tensor, "b 3 height width"]:
     device = next(base.transformer.parameters()).device
     latents, text = base.encode_image(images.to(device)), base.encode_text(captions)
-    t = torch.tensor([rng.uniform(0.3, 1.0) for _ in captions], device=device)
+    t = torch.tensor([rng.uniform(0.7, 1.0) for _ in captions], device=device)
     noise = torch.randn(latents.shape, generator=source).to(latents)
-    made = redrawn(latents, lambda x, time: base.velocity(x, time, text), t, noise, rng.choice((1, 2, 3)))
+    made = redrawn(latents, lambda x, time: base.velocity(x, time, text), t, noise, rng.choice((1, 1, 2)))
     if rng.random() < _MIXED:
         made = made.lerp(latents, 0.5)
     return base.decode_latents(made).clamp(0, 1).to(images)
