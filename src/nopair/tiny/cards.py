@@ -61,13 +61,14 @@ def base_card(backbone: ZImageBackbone, settings: BaseSettings) -> str:
 
 def judge_card(folder: Path, base: Path, settings: JudgeSettings, made: str) -> str:
     """Accuracy by category, question and kind of attempt; `made` says by which command."""
+    drawn = f", {settings.drawn} of those at a change drawn by the base" if settings.drawn else ""
     return _HEAD.format(library="transformers", task="image-text-to-text", title="nopair tiny judge") + (
         "A LLaVA-OneVision model at toy size that answers Yes or No about edits in the shapes world. Stock "
         "`transformers` loads it. Like any vision-language model it was trained on labelled examples: scenes, "
         f"attempts at edits ({', '.join(KINDS)}; "
         "two of three seen through the autoencoder, some with noise) and the answers to the questions of "
         "`nopair.judges.questions`.\n\n"
-        f"{made}: {settings.steps} steps of {settings.batch} attempts.\n\n" + judge_tables(folder, base)
+        f"{made}: {settings.steps} steps of {settings.batch} attempts{drawn}.\n\n" + judge_tables(folder, base)
     )
 
 
@@ -100,7 +101,7 @@ def _judge_tables(quality: JudgeQuality) -> str:
 
 def _drawn_table(quality: JudgeQuality) -> str:
     lines = [
-        "\nOf attempts that the base drew in one to three calls, as an editor in training would; the answers are the "
+        "\nOf attempts that the base drew in one or two calls, as an editor in training would; the answers are the "
         "oracle's. (Not counted above.)\n",
         "| question | good by the oracle | bad by the oracle |",
         "|---|---|---|",
