@@ -331,6 +331,14 @@ def start(toy: ModuleType, tmp_path: Path) -> Iterator[Any]:
         process.communicate()
 
 
+@pytest.fixture(autouse=True)
+def hang_ups_are_heard() -> Iterator[None]:
+    """By what a test starts, even if the tests themselves run under nohup, whose children ignore SIGHUP, too."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
 def wait_for(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdout is not None
     for printed in process.stdout:
