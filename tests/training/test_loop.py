@@ -386,15 +386,13 @@ def test_a_process_whose_terminal_is_gone_saves(toy: ModuleType, tmp_path: Path,
     environment = os.environ | {"PYTHONPATH": str(Path(nopair.__file__).parents[1])}
     process = subprocess.Popen(
         [sys.executable, str(toy.__file__), str(tmp_path), "new"],
-        stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True,
+        stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, env=environment, start_new_session=True, text=True,
     )  # fmt: skip
     os.close(terminal)
-    printed = b""
-    while b"npedit 1" not in printed:
-        printed += os.read(host, 1000)
+    wait_for(process, "npedit 1")
     os.close(host)
     process.send_signal(signal.SIGHUP)
-    process.wait(timeout=300)
+    process.communicate(timeout=300)
     assert (tmp_path / "checkpoints").is_dir()
     saved = checkpoint.load(checkpoint.latest(tmp_path / "checkpoints"))
     assert saved.position.phase == "npedit"

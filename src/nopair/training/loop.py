@@ -139,7 +139,7 @@ def _run_phase(run: _Run, phase: Phase, first: int, total: int) -> None:
             if stopped_by or _due(done, run.recipe.checkpoint.every, phase.steps):
                 run.writer.save(phase, Position(phase.name, done, total + done - first))
                 ranks.wait()  # nobody goes on, or leaves, before it is on disk
-            progress.advance(done, record)  # only now, as a terminal that is gone cannot be written to
+            progress.advance(done, record)
             if stopped_by:
                 say(run.console, f"stopped after {phase.name} step {done}; {run.stopped}")
                 raise Interrupted(128 + stopped_by)

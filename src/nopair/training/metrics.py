@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -143,19 +144,21 @@ class PhaseProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._bar.stop()
+            with _heard_or_not():
+                self._bar.stop()
 
     def advance(self, done: int, record: Record | None) -> None:
         """`done` steps of the phase are done; `record`, if there is one, is shown."""
         rate = pace(done - self._first, self._steps - done, time.monotonic() - self._begun)
         shown = "" if record is None else _shown(record.values)
-        if self._task is None:
-            if record is not None:
-                say(self._console, f"{self._name} {done}/{self._steps}  {rate}  {shown}")
-        elif record is None:
-            self._bar.update(self._task, completed=done, pace=rate)
-        else:
-            self._bar.update(self._task, completed=done, pace=rate, values=shown)
+        with _heard_or_not():
+            if self._task is None:
+                if record is not None:
+                    say(self._console, f"{self._name} {done}/{self._steps}  {rate}  {shown}")
+            elif record is None:
+                self._bar.update(self._task, completed=done, pace=rate)
+            else:
+                self._bar.update(self._task, completed=done, pace=rate, values=shown)
 
 
 def _shown(values: Mapping[str, float]) -> str:
@@ -166,4 +169,12 @@ def _shown(values: Mapping[str, float]) -> str:
 
 def say(console: Console, text: str) -> None:
     """One plain line, never wrapped, marked up or coloured."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    with _heard_or_not():
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _heard_or_not() -> AbstractContextManager[None]:
+    """Inside, a console that is gone, such as a terminal of a lost connection, is no reason to lose a run. What is
+    told there is also in metrics.jsonl, or on disk.
+    """
+    return suppress(OSError)
