@@ -14,7 +14,7 @@ from nopair.world.cases import held_out_cases
 from nopair.world.edits import CATEGORIES, FREE_FORM, Edit
 from nopair.world.oracle import score_batch
 
-EDITS = held_out_cases(3, 3, [*(name for name in CATEGORIES if name != "nothing"), FREE_FORM])
+EDITS = held_out_cases(3, 6, [*(name for name in CATEGORIES if name != "nothing"), FREE_FORM])
 
 
 @cache

@@ -101,8 +101,8 @@ def _judge_tables(quality: JudgeQuality) -> str:
 
 def _drawn_table(quality: JudgeQuality) -> str:
     lines = [
-        "\nOf attempts that the base drew in one or two calls, as an editor in training would; the answers are the "
-        "oracle's. (Not counted above.)\n",
+        "\nOf attempts that the base drew in one or two calls, or over a blend of two, as an editor in training would; "
+        "the answers are the oracle's. (Not counted above.)\n",
         "| question | good by the oracle | bad by the oracle |",
         "|---|---|---|",
     ]

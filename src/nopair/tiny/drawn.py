@@ -27,6 +27,10 @@ DRAWN: Final = "drawn"
 """What this kind of attempt is called."""
 _RIGHT: Final = 0.65
 """Share of right results among what is painted over."""
+_BETWEEN: Final = ("unchanged", "wrong", "over", "nudged")
+"""Kinds of attempt that what is painted over may lie between, as an editor's that has several answers in mind."""
+_BLENDED: Final = 0.6
+"""Share of what lies between two attempts."""
 _MIXED: Final = 0.3
 """Share of batches that are half of what was painted over, as an editor is on the way."""
 _KEPT, _LOST = 0.9, 0.6
@@ -35,14 +39,21 @@ _KEPT, _LOST = 0.9, 0.6
 
 def drawn_cases(rng: random.Random, base: Backbone, edits: Sequence[Edit]) -> list[tuple[Case, ...]]:
     """For each edit the questions about one attempt that `base` painted over under the edited caption, in one or two
-    calls from a time of 0.7 to 1, each with the oracle's answer. The edits ask for a change. A third come out badly.
+    calls, each with the oracle's answer: from a time of 0.7 to 1 over one attempt, from less over a blend of two. The
+    edits ask for a change. Nearly half come out badly.
     """
     if not edits:
         return []
     source = torch.Generator().manual_seed(rng.getrandbits(60))
-    kinds = ["right" if rng.random() < _RIGHT else draw_kind(rng) for _ in edits]
-    begun = torch.stack([make_attempt(rng, kind, edit, source).image for kind, edit in zip(kinds, edits, strict=True)])
-    painted = _painted(rng, source, base, [caption(edit.target) for edit in edits], begun)
+
+    def attempts(kinds: Sequence[str]) -> Float[Tensor, "b 3 height width"]:
+        return torch.stack(
+            [make_attempt(rng, kind, edit, source).image for kind, edit in zip(kinds, edits, strict=True)]
+        )
+
+    begun = attempts(["right" if rng.random() < _RIGHT else draw_kind(rng) for _ in edits])
+    between = attempts([rng.choice(_BETWEEN) for _ in edits])
+    painted = _painted(rng, source, base, [caption(edit.target) for edit in edits], begun, between)
     scores = score_batch(edits, painted)
     cases = [_judged(edit, image, score) for edit, image, score in zip(edits, painted, scores, strict=True)]
     return [group for group in cases if group]
@@ -55,10 +66,16 @@ def _painted(
     base: Backbone,
     captions: Sequence[str],
     images: Float[Tensor, "b 3 height width"],
+    others: Float[Tensor, "b 3 height width"],
 ) -> Float[Tensor, "b 3 height width"]:
     device = next(base.transformer.parameters()).device
     latents, text = base.encode_image(images.to(device)), base.encode_text(captions)
-    t = torch.tensor([rng.uniform(0.7, 1.0) for _ in captions], device=device)
+    blended = [rng.random() < _BLENDED for _ in captions]
+    share, t = (
+        torch.tensor([rng.uniform(*(bounds if one else other)) for one in blended], device=device)
+        for bounds, other in (((0.3, 0.65), (0.0, 0.0)), ((0.05, 0.5), (0.7, 1.0)))
+    )
+    latents = latents.lerp(base.encode_image(others.to(device)), share.view(-1, 1, 1, 1))
     noise = torch.randn(latents.shape, generator=source).to(latents)
     made = redrawn(latents, lambda x, time: base.velocity(x, time, text), t, noise, rng.choice((1, 1, 2)))
     if rng.random() < _MIXED:
