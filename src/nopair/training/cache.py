@@ -220,12 +220,11 @@ def fill(
     if needed is None or not store.has_all(needed):
         names, told = bytearray(), ranks.rank > 0
         for batch, with_captions in itertools.chain([(shown, False)], _batches(recipe, source, ranks)):
-            begun = len(names)
-            for key in _encode(store, backbone, recipe, batch, with_captions):
-                names += bytes.fromhex(key)
+            keys = list(_encode(store, backbone, recipe, batch, with_captions))
+            names += bytes.fromhex("".join(keys))
             if batch is not shown and not told:
                 told = True
-                _tell_of_space(store, [names[i : i + _NAME].hex() for i in range(begun, len(names), _NAME)], recipe)
+                _tell_of_space(store, keys, recipe)
         if needed is not None and os.access(store.folder, os.W_OK | os.X_OK):
             write_atomic(needed, bytes(names))
     ranks.wait()
