@@ -24,9 +24,9 @@ from nopair.backbones.zimage import ZImageBackbone
 from nopair.config import CheckpointConfig, LoggingConfig, Recipe, Run, load_recipe
 from nopair.data.files import folder_atomic
 from nopair.device import choose_device
+from nopair.digests import folder_digest
 from nopair.editor import Editor
 from nopair.errors import ConfigError, ModelError
-from nopair.evaluation.digests import folder_digest
 from nopair.judges.llava_onevision import LlavaOnevisionJudge
 from nopair.settings import path_override
 from nopair.tiny.base import SHIFT, BasePhase, BaseSettings

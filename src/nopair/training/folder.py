@@ -1,6 +1,7 @@
 """The folder of a run, and who writes it.
 
     recipe.yaml     the run as a value
+    models.json     see `models`
     metrics.jsonl   see `metrics`
     samples/        <phase>-<steps done>.png
     checkpoints/    see `checkpoint`
@@ -96,14 +97,13 @@ class RunFolder:
         Raises:
             OutputError: there is such a recipe, or the folder cannot be written.
         """
-        said = dump(recipe).encode()
+        require_no_other(directory, recipe)
         try:
-            _require_no_other(directory, said)
             for folder in (directory, directory / "checkpoints", directory / "samples"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"output folder {directory} cannot be written: {error.strerror}") from error
-        write_atomic(directory / RECIPE, said)
+        write_atomic(directory / RECIPE, dump(recipe).encode())
         checkpoint.clean(directory / "checkpoints")
         remove_parts(directory)  # an editor that was being written when the run was killed is as large as the base
         begun = time.monotonic() - (kept[-1].seconds if kept else 0.0)
@@ -139,9 +139,16 @@ class RunFolder:
         )
 
 
-def _require_no_other(directory: Path, said: bytes) -> None:
-    """Where no run has been, a recipe of another text is the user's own. (Studies remove checkpoints, not metrics.)"""
+def require_no_other(directory: Path, recipe: Run) -> None:
+    """Where no run has been, a recipe of another text is the user's own. (Studies remove checkpoints, not metrics.)
+
+    Raises:
+        OutputError: there is such a one, or it cannot be read.
+    """
     path = directory / RECIPE
-    been = any((directory / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    if path.exists() and not been and path.read_bytes() != said:
-        raise OutputError(f"{path}: is another recipe, which this run's would replace; choose another output")
+    try:
+        been = any((directory / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+        if path.exists() and not been and path.read_bytes() != dump(recipe).encode():
+            raise OutputError(f"{path}: is another recipe, which this run's would replace; choose another output")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another output") from error

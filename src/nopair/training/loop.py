@@ -13,7 +13,7 @@ from nopair.config import Run
 from nopair.errors import CheckpointError, ConfigError, Interrupted
 from nopair.training import checkpoint
 from nopair.training.checkpoint import Checkpoint, Position
-from nopair.training.folder import Elsewhere, RunFolder, Writer
+from nopair.training.folder import Elsewhere, RunFolder, Writer, require_no_other
 from nopair.training.metrics import PhaseProgress, Record, read, say
 from nopair.training.parallel import ALONE, Ranks
 from nopair.training.phase import Phase, seed_of
@@ -95,8 +95,10 @@ def preflight(recipe: Run, directory: Path, resume: str | None) -> None:
 
     Raises:
         CheckpointError: there is nothing to resume, or it is from another recipe; or a new run would meet checkpoints.
+        OutputError: the folder has another recipe and no run.
     """
     root = directory / "checkpoints"
+    require_no_other(directory, recipe)
     if resume is None:
         _require_not_behind(root, 0, None)
     else:

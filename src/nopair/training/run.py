@@ -41,6 +41,7 @@ from nopair.training.ahead import Ahead
 from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.grpo import GrpoPhase
 from nopair.training.loop import RESUME, preflight, run_phases
+from nopair.training.models import keep_models, models_of, require_same_models
 from nopair.training.parallel import ALONE, Ranks, joined
 from nopair.training.parts import Parts, require_optimiser
 from nopair.training.phase import StudentPhase
@@ -344,9 +345,14 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu", stopped: str = R
     directory, start = Path(recipe.output), "latest" if resume else None
     _check_results(recipe, directory)
     preflight(recipe, directory, start)
+    models = models_of(recipe)
+    if resume:
+        require_same_models(directory, models)
     with joined(device) as (ranks, place), enough_memory(LESS):
         console = Console(quiet=not ranks.writes)
         training = compose(recipe, place, ranks)
+        if ranks.writes:
+            keep_models(directory, models)
         run_phases(
             training.phases,
             recipe=recipe,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from nopair.config import EditPhaseConfig, GuardConfig, SamplingConfig
+from nopair.digests import folder_digest, model_digest
 from nopair.errors import ModelError
-from nopair.evaluation.digests import folder_digest, model_digest
 from nopair.evaluation.studies import fingerprint, run
 from nopair.evaluation.studies.design import Scale, Study, Variant
 from nopair.evaluation.studies.judges import audit_file

@@ -12,10 +12,10 @@ from pydantic import JsonValue
 from nopair.data.files import make_folder
 from nopair.data.jobs import Job
 from nopair.device import choose_device
+from nopair.digests import folder_digest
 from nopair.editor import Editor, read_settings, run_jobs, usual_dtype
 from nopair.endpoints.server import Server
 from nopair.evaluation.benchmarks.base import Item
-from nopair.evaluation.digests import folder_digest
 from nopair.evaluation.editors.base import Told, below, ends_all, seed_of
 from nopair.evaluation.specs import Spec
 from nopair.precision import AUTO, DTYPES, dtype_called

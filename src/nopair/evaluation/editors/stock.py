@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from nopair.data.files import is_folder, make_folder
 from nopair.data.images import load_image, save_image, to_pillow
 from nopair.device import choose_device, enough_memory, lacks_memory
+from nopair.digests import folder_digest
 from nopair.endpoints.server import Server
 from nopair.errors import ConfigError, ModelError, NopairError
 from nopair.evaluation.benchmarks.base import Item
-from nopair.evaluation.digests import folder_digest
 from nopair.evaluation.editors.base import Told, below, ends_all, seed_of
 from nopair.evaluation.specs import Spec, as_value
 from nopair.precision import DTYPES

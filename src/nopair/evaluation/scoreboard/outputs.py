@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from nopair.data.files import make_folder, write_atomic
 from nopair.device import release
+from nopair.digests import edit_digest
 from nopair.errors import EndpointError, OutputError
 from nopair.evaluation.benchmarks.base import Item
-from nopair.evaluation.digests import edit_digest
 from nopair.evaluation.editors.base import Contestant
 
 ABOUT: Final = "editor.json"

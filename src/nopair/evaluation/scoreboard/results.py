@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from nopair import __version__
 from nopair.data.files import write_atomic
+from nopair.digests import edit_digest
 from nopair.errors import DataError
 from nopair.evaluation.benchmarks.base import Benchmark, Item
 from nopair.evaluation.benchmarks.own import OWN
-from nopair.evaluation.digests import edit_digest
 from nopair.evaluation.scoreboard.families import families
 from nopair.evaluation.scoreboard.means import Board, Sample, board, common
 from nopair.evaluation.scoreboard.statistics import agreement, compare

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nopair.data.images import encode, load_image, longer_side, shrink
+from nopair.digests import file_digest
 from nopair.endpoints.messages import Ask, Picture, Reply
 from nopair.endpoints.server import Usage, told_cost, told_guess
 from nopair.errors import ContentRefusedError, EndpointError
 from nopair.evaluation.benchmarks.base import Item
 from nopair.evaluation.crowd import tell_each
-from nopair.evaluation.digests import file_digest
 from nopair.evaluation.scorers.judge import Asked, ScoringJudge
 from nopair.evaluation.scorers.reply import Unreadable, read_scores
 from nopair.evaluation.scorers.rubric import Rubric, Template

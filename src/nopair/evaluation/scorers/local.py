@@ -21,10 +21,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from nopair.data.files import is_folder
 from nopair.device import choose_device, enough_memory
+from nopair.digests import folder_digest
 from nopair.endpoints.messages import Ask, Reply
 from nopair.endpoints.server import Server, Usage
 from nopair.errors import ConfigError, ModelError, RefusedError
-from nopair.evaluation.digests import folder_digest
 from nopair.evaluation.scorers.judge import Asked
 from nopair.judges.folder import family_of
 from nopair.judges.load import FAMILIES, load_judge

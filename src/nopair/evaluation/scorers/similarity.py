@@ -22,9 +22,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from nopair.data.files import is_folder
 from nopair.data.images import load_image, to_pillow
 from nopair.device import enough_memory
+from nopair.digests import file_digest, folder_digest
 from nopair.endpoints.server import Server
 from nopair.errors import ImageError, ModelError
-from nopair.evaluation.digests import file_digest, folder_digest
 from nopair.evaluation.scorers.asking import Task, record_of
 from nopair.evaluation.scorers.marking import Marked
 from nopair.evaluation.scorers.rules import Marks

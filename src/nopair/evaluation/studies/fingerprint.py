@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nopair.config import Recipe
-from nopair.evaluation.digests import model_digest
+from nopair.digests import model_digest
 from nopair.weights import resolve
 
 
