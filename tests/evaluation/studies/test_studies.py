@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import io
 import json
 import multiprocessing
 import operator
@@ -212,9 +213,14 @@ def test_a_run_that_another_study_has_done_is_not_done_again(tmp_path: Path, mon
     first, twin = make_job(tmp_path), Job(other, Variant("renamed", (), (1, 2)), 0, SCALE, tmp_path, threads=1)
     put(first, [marks(0.5)], fingerprint=first.fingerprint)
     monkeypatch.setattr(run, "compose", pytest.fail)
-    run_job(twin, Console(quiet=True))
-    assert read_result(twin.folder) == read_result(first.folder) | {"variant": "renamed"}
-    assert twin.done()
+    (elsewhere := dataclasses.replace(twin, study=dataclasses.replace(other, name="third"))).folder.mkdir(parents=True)
+    run_job(elsewhere, Console(quiet=True))
+    told = io.StringIO()
+    crew.run_all([twin], 1, Console(file=told, width=200))
+    assert told.getvalue().strip() == "1 runs, 1 of them done before", "and nothing is warmed up for it"
+    for job in (twin, elsewhere):
+        assert read_result(job.folder) == read_result(first.folder) | {"variant": "renamed"}
+        assert job.done()
     monkeypatch.undo()
     for another in (
         dataclasses.replace(twin, seed=1),

@@ -13,7 +13,7 @@ from rich.console import Console
 from nopair.data.files import make_folder
 from nopair.errors import Interrupted, NopairError, TrainingError
 from nopair.evaluation.studies.judges import audit_file, audit_judge
-from nopair.evaluation.studies.run import Job, read_result, run_job, summary, warm_up
+from nopair.evaluation.studies.run import Job, known, read_result, run_job, summary, warm_up
 from nopair.training.metrics import say
 from nopair.training.signals import stop_on_signals
 
@@ -29,7 +29,7 @@ def run_all(jobs: Sequence[Job], workers: int, console: Console) -> None:
         TrainingError: a run broke; the others are stopped, with everything saved.
         Interrupted: after a signal, with everything saved.
     """
-    left = [job for job in jobs if not job.done()]
+    left = [job for job in jobs if not known(job)]
     say(console, f"{len(jobs)} runs, {len(jobs) - len(left)} of them done before")
     starts: dict[object, Job] = {}
     for job in left:

@@ -150,6 +150,23 @@ def warm_up(job: Job, console: Console) -> None:
     shutil.rmtree(place)
 
 
+def known(job: Job) -> bool:
+    """Whether there is a result. One of this very run under another name, or in another study, is taken over.
+
+    Raises:
+        OutputError: a result is broken, or cannot be written.
+        ModelError: a model that the recipe names is not there.
+    """
+    if job.done():
+        return True
+    twin = _twin(job, job.fingerprint)
+    if twin is None:
+        return False
+    make_folder(job.folder)
+    write_json(job.folder / RESULT, twin | {"variant": job.variant.name})
+    return True
+
+
 def run_job(job: Job, console: Console) -> None:
     """Train, score, and write `result.json`; goes on where it was stopped.
 
@@ -158,14 +175,10 @@ def run_job(job: Job, console: Console) -> None:
     Raises:
         NopairError: see `nopair.errors`; Interrupted after a signal, with everything saved.
     """
-    if job.done():
-        return
     fingerprint = job.fingerprint  # before anything is trained: a model may be missing
-    make_folder(job.folder)
-    twin = _twin(job, fingerprint)
-    if twin is not None:
-        write_json(job.folder / RESULT, twin | {"variant": job.variant.name})
+    if known(job):
         return
+    make_folder(job.folder)
     warm_up(job, console)
     recipe = _started(job)
     place = Path(recipe.output)
