@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from nopair.backbones.base import Backbone
@@ -56,7 +57,8 @@ def preview(recipe: Recipe, path: Path, count: int, steps: int, device: str, con
         data = recipe.data.model_copy(update={"cache": None})
         alone = recipe.model_copy(update={"output": scratch, "data": data})
         teacher, records = compose_teacher(alone, device, count)
-        looks = [look(teacher, recipe, record, index, steps) for index, record in enumerate(records)]
+        each = track(enumerate(records), "drawing", len(records), console=Console(stderr=True), transient=True)
+        looks = [look(teacher, recipe, record, index, steps) for index, record in each]
     save_image(draw_looks(looks), path)
     console.print(f"what {recipe.base.path} makes of {count} edited captions is in {path}", soft_wrap=True)
 
