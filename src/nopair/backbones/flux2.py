@@ -17,7 +17,6 @@ How the library differs from nopair, and what is done about it here:
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,8 +78,7 @@ class Flux2KleinBackbone:
             ModelError: no such folder, not a klein pipeline, parts or weights of it are missing or unreadable, the
                 parts do not fit each other, or the scheduler does not shift times by exp(mu).
         """
-        read_pipeline(folder, family=FAMILY)
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_pipeline(folder, family=FAMILY)
         scheduler = load_scheduler(folder / "scheduler")
         require_exponential_shift(scheduler, folder / "scheduler")
         backbone = cls(

@@ -5,7 +5,7 @@ Only local files and only safetensors are read.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,30 +38,35 @@ def pipeline_class(folder: Path) -> str:
     Raises:
         ModelError: no such folder, or no readable model_index.json.
     """
+    return _index(folder)["_class_name"]
+
+
+def read_pipeline(folder: Path, family: str) -> Mapping[str, Any]:
+    """Check that `folder` says it is a diffusers pipeline of class `family`; what its model_index.json says.
+
+    Raises:
+        ModelError: no such folder, no readable model_index.json, or another pipeline class.
+    """
+    index = _index(folder)
+    if index["_class_name"] != family:
+        raise ModelError(f"{folder}: holds a {index['_class_name']}, but a {family} is needed here")
+    return index
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """What model_index.json says, a pipeline class among it. Raises ModelError."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder; give the path of a diffusers pipeline folder")
     try:
-        index = json.loads((folder / "model_index.json").read_text())
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         judge = " (a config.json is there: it may be a judge)" if (folder / "config.json").is_file() else ""
         raise ModelError(f"{folder}: no model_index.json, so not a diffusers pipeline folder{judge}") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/model_index.json: cannot be read ({_line(error)})") from None
-    found = index.get("_class_name") if isinstance(index, dict) else None
-    if not isinstance(found, str):
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise ModelError(f"{folder}/model_index.json: names no pipeline class; copy the folder again")
-    return found
-
-
-def read_pipeline(folder: Path, family: str) -> None:
-    """Check that `folder` says it is a diffusers pipeline of class `family`.
-
-    Raises:
-        ModelError: no such folder, no readable model_index.json, or another pipeline class.
-    """
-    found = pipeline_class(folder)
-    if found != family:
-        raise ModelError(f"{folder}: holds a {found}, but a {family} is needed here")
+    return index
 
 
 def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, bits: Bits | None = None) -> Model:

@@ -22,7 +22,6 @@ never seen, and an adapter of a rank below `reference_rank` lets through only so
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +88,7 @@ class StableDiffusion3Backbone:
         Raises:
             ModelError: no such folder, another pipeline, or its parts are missing, unreadable or do not fit together.
         """
-        read_pipeline(folder, family="StableDiffusion3Pipeline")
-        index = json.loads((folder / "model_index.json").read_text())
+        index = read_pipeline(folder, family="StableDiffusion3Pipeline")
         has_t5 = index.get("text_encoder_3") != [None, None]
         t5 = load_model(T5EncoderModel, folder / "text_encoder_3", dtype, bits) if has_t5 else None
         loaded = (
