@@ -6,6 +6,7 @@ import time
 from torch.utils.flop_counter import FlopCounterMode
 
 from nopair.config import load_recipe
+from nopair.planning.ledger import ATTENTION
 from nopair.training.run import compose
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     recipe = load_recipe("study", ["sft.steps=1", "grpo.steps=1", "grpo.group=8", *batches])
     for phase in compose(recipe).phases:
         phase.begin()
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             phase.step(0)
         times = []
         for step in range(1, 1 + arguments.rounds):

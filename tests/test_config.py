@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -563,3 +563,28 @@ def test_an_objective_has_a_term(
 
 def test_baselines_that_are_left_out_refuse_nothing() -> None:
     assert parse_recipe(MINIMAL, [PHOTOS, "grpo.moves=9"]).sft.steps == 0
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_a_path_is_a_value_whatever_its_characters(name: str) -> None:
+    assume("\0" not in name)
+    path = Path("runs") / name
+    assert load_recipe("demo", [path_override("output", path)]).output == str(path)
+
+
+def test_a_path_that_no_recipe_can_hold_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"^output: the path 'runs/\\udcff' is not UTF-8 text"):
+        path_override("output", Path("runs/\udcff"))
+
+
+def test_a_single_share_can_be_changed() -> None:
+    recipe = load_recipe("zimage-24gb", ["data.path=x", "data.shares={default: 1, remove: 2}", "data.shares.add=3"])
+    assert isinstance(recipe.data, PhotoDataConfig)
+    assert recipe.data.shares == {"default": 1, "remove": 2, "add": 3}
+    assert load_recipe("zimage-24gb", ["data.path=x", "data.shares.add=3", "data.shares.default=1"]).data != recipe.data
+
+
+def test_a_bystander_has_no_weight() -> None:
+    for weight in (0, 0.5):
+        with pytest.raises(ConfigError, match=r"bystander.weight says nothing"):
+            load_recipe("demo", [f"bystander={{path: x, weight: {weight}}}"])

@@ -375,6 +375,12 @@ class Recipe(Run):
         return self
 
     @model_validator(mode="after")
+    def _no_say(self) -> "Recipe":
+        if self.bystander is not None and self.bystander.weight != 1:
+            raise ValueError("bystander.weight says nothing, as a bystander has no vote; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _known_guidance(self) -> "Recipe":
         known = ALL_CATEGORIES if isinstance(self.data, WorldDataConfig) else PHOTO_CATEGORIES
         for key in ("guidance", "preserve_time"):

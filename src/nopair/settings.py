@@ -45,8 +45,17 @@ S = TypeVar("S", bound=Section)
 
 
 def path_override(key: str, path: Path) -> str:
-    """`key=path` for `load_recipe`, whatever characters the path holds."""
-    return f"{key}='" + str(path).replace("'", "''") + "'"
+    """`key=path` for `load_recipe`, whatever characters the path holds.
+
+    Raises:
+        ConfigError: bytes that are no UTF-8, which no recipe can hold.
+    """
+    try:
+        text = str(path).encode("utf-8").decode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(f"{key}: the path {str(path)!r} is not UTF-8 text; choose another name") from None
+    plain = (c if c.isascii() and c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text)
+    return f'{key}="{"".join(plain)}"'
 
 
 def parse_tree(source: str | bytes, where: str) -> dict[Any, Any]:
@@ -174,7 +183,7 @@ def _apply(root: type[Section], tree: dict[Any, Any], override: str) -> None:
     known = dict(_fields(root))
     _require_no_list(known, sections, override)
     parent = known.get(".".join(sections))
-    if key not in known and (parent is None or get_origin(parent.annotation) is not Mapping):
+    if key not in known and (parent is None or not _holds_any_key(parent)):
         raise ConfigError(f"override {_brief(override)}: unknown key {key}{_nearest(root, key)}")
     for number, section in enumerate(sections):
         if tree.get(section) is None:  # left out by the recipe, or by an override of the section around it
@@ -186,6 +195,11 @@ def _apply(root: type[Section], tree: dict[Any, Any], override: str) -> None:
     if parent is not None and parent.discriminator == last and value != tree.get(last, value):
         tree.clear()  # a section of another kind has other keys
     tree[last] = value
+
+
+def _holds_any_key(field: FieldInfo) -> bool:
+    """Whether it is a mapping, or may be one."""
+    return any(get_origin(one) is Mapping for one in (field.annotation, *get_args(field.annotation)))
 
 
 def _require_no_list(known: Mapping[str, FieldInfo], sections: Sequence[str], override: str) -> None:

@@ -4,14 +4,18 @@ import json
 import signal
 from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional
 
 from nopair.editor import Editor
 from nopair.errors import Interrupted, OutputError
 from nopair.evaluation import demo as module
 from nopair.training import loop
+from nopair.training.phase import Phase
 from nopair.training.signals import StopRequest
 
 SHORT = [
@@ -97,3 +101,30 @@ def test_an_editor_that_cannot_be_written_costs_no_report(tmp_path: Path, monkey
     with pytest.raises(OutputError, match="no space"):
         module.demo(tmp_path, 0, SHORT)
     assert {path.name for path in tmp_path.iterdir()} == {"training", "grid.png", "report.html", "results.json"}
+
+
+class Attending:
+    """A phase whose step is nothing but attention."""
+
+    name, steps = "attending", 3
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def step(self, index: int) -> dict[str, float]:
+        queries = torch.ones(1, 2, 8, 4)
+        functional.scaled_dot_product_attention(queries, queries, queries)
+        return {}
+
+    def state(self) -> dict[str, object]:
+        return {}
+
+    def load_state(self, state: object) -> None: ...
+
+    def samples(self, index: int) -> None: ...
+
+
+def test_attention_is_among_the_operations_that_are_counted() -> None:
+    of_a_product = 2 * (2 * 8 * 8 * 4)
+    assert module._flops([cast(Phase, Attending())]) == Attending.steps * 2 * of_a_product

@@ -1,5 +1,6 @@
 """A look at a recipe's teacher before it is trained under."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from nopair.config import Recipe, load_recipe
 from nopair.data.broken import BROKEN
+from nopair.evaluation import preview as module
 from nopair.evaluation.grid import GAP, HEADER, TILE
 from nopair.evaluation.preview import COLUMNS, Look, draw_looks, look, preview
 from nopair.method.flow import guided
@@ -87,3 +89,13 @@ def test_all_images_and_words_of_a_look_are_in_the_picture() -> None:
     ]
     plain = draw_looks([one])
     assert all(not torch.equal(draw_looks([other]), plain) for other in others)
+
+
+def test_words_that_the_picture_cannot_show_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = torch.zeros(3, 8, 8)
+    texts = ("make it larger", "a cat"), ("mach die Tür größer", "猫")
+    looks = iter([Look(*each, blank, blank, blank) for each in texts])
+    monkeypatch.setattr(module, "look", lambda *_: next(looks))
+    told = io.StringIO()
+    preview(recipe_of(output=tmp_path), tmp_path / "a.png", 2, 1, "cpu", Console(file=told, width=40))
+    assert told.getvalue().splitlines()[1:] == ["row 2: mach die Tür größer | 猫"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +120,9 @@ def test_a_plan_is_within_a_tenth_of_a_measured_step(overrides: list[str]) -> No
             phase.step(2)
         assert planned.step_flops[phase.name] == pytest.approx(counter.get_total_flops(), rel=0.02)
         phase.end()
+
+
+SEEN = ("bystander={path: 'tiny:judge-64'}",)
 
 
 @pytest.fixture(scope="module")
@@ -370,8 +374,11 @@ def test_a_reserve_is_left_alone() -> None:
 
 
 def test_speeds_that_make_no_sense_are_refused() -> None:
-    assert throughput(None, None, 0.3) is None
-    for card, tflops, efficiency in (("h100", 3.0, 0.3), ("abacus", None, 0.3), (None, -1.0, 0.3), ("h100", None, 1.5)):
+    assert throughput(None, None) is None
+    assert throughput("h100", None) == throughput("h100", None, 0.35)
+    cards = (("h100", 3.0, 0.3), ("abacus", None, 0.3), ("h100", None, 1.5), ("h100", None, math.nan))
+    speeds = ((None, speed, 0.3) for speed in (-1.0, math.nan, math.inf, None))
+    for card, tflops, efficiency in (*cards, *speeds):
         with pytest.raises(ConfigError):
             throughput(card, tflops, efficiency)
 
@@ -460,3 +467,21 @@ def test_broken_configs_are_one_line(tmp_path_factory: pytest.TempPathFactory) -
     (folder / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}')
     with pytest.raises(ModelError, match="cannot be read"):
         plan(recipe, switches=False)
+
+
+def test_a_bystander_is_asked_at_recorded_steps_alone() -> None:
+    alone, *seen = (
+        plan(load_recipe("demo", [*SHORT, *more]), switches=False).step_flops["npedit"]
+        for more in ([], *([*SEEN, f"logging.every={every}"] for every in (1, 4)))
+    )
+    assert seen[0] - alone == pytest.approx(4 * (seen[1] - alone), rel=1e-6)
+    assert seen[1] > alone
+
+
+def test_photos_are_planned_with_the_guidance_that_asks_the_teacher_twice() -> None:
+    photos = "data={source: photos, path: x, height: 64, width: 64}"
+    found = [
+        plan(load_recipe("demo", [*SHORT, photos, f"npedit.guidance={scales}"]), switches=False).step_flops["npedit"]
+        for scales in ("{default: 4}", "{default: 4, replace: 1}", "{default: 1, add: 4}", "{default: 1}")
+    ]
+    assert found[0] == found[1] == found[2] > found[3]

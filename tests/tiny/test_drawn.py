@@ -7,8 +7,10 @@ import torch
 
 from nopair.backbones.zimage import ZImageBackbone
 from nopair.judges.questions import questions_for
+from nopair.tiny.cards import _drawn_table
 from nopair.tiny.cases import Case, is_presence
 from nopair.tiny.drawn import DRAWN, drawn_cases
+from nopair.tiny.quality import JudgeQuality
 from nopair.weights import packaged
 from nopair.world.cases import held_out_cases
 from nopair.world.edits import CATEGORIES, FREE_FORM, Edit
@@ -72,3 +74,8 @@ def test_they_are_drawn_alike_from_the_same_numbers_and_no_two_alike() -> None:
     assert [[case.attempt.sum() for case in group] for group in again] == [[c.attempt.sum() for c in g] for g in same]
     assert not torch.equal(again[0][0].attempt, other[0][0].attempt)
     assert drawn_cases(random.Random(0), base(), []) == []
+
+
+def test_a_card_says_where_a_base_drew_nothing_of_a_kind() -> None:
+    table = _drawn_table(JudgeQuality(0.5, {("add", "edit", "bad"): (0.5, 4), ("move", "edit", "bad"): (1.0, 4)}))
+    assert table.splitlines()[-2:] == ["| edit | - | 0.750 (!) of 8 |", "| identity | - | - |"]

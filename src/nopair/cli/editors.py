@@ -7,7 +7,7 @@ import typer
 
 from nopair.cli.common import Computed, Device, Dtype, Folder, RecipeName, Seed, app, echo, tell
 from nopair.errors import NopairError
-from nopair.planning.cards import CARDS
+from nopair.planning.cards import CARDS, EFFICIENCY
 
 SHIPPED: Final = "tiny:editor"
 
@@ -132,8 +132,9 @@ def plan(
         float | None, typer.Option(metavar="N", help="Or on a card of N TFLOP/s (bfloat16, dense).")
     ] = None,
     efficiency: Annotated[
-        float, typer.Option(metavar="SHARE", help="Share of that which training reaches, above 0 to 1.")
-    ] = 0.35,
+        float | None,
+        typer.Option(metavar="SHARE", help=f"Share of that which training reaches, above 0 to 1; else {EFFICIENCY}."),
+    ] = None,
 ) -> None:
     """Tell what a recipe will cost before it costs anything: memory by phase and owner, operations, what would save.
 

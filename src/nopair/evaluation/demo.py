@@ -17,10 +17,11 @@ from nopair.editor import SETTINGS_FILE
 from nopair.evaluation.report import write_report
 from nopair.evaluation.results import Cost, Example, Report
 from nopair.evaluation.world import Evaluation, evaluate_editor, table
+from nopair.planning.ledger import ATTENTION
 from nopair.settings import path_override
 from nopair.training.folder import remove_run
 from nopair.training.loop import run_phases
-from nopair.training.metrics import read
+from nopair.training.metrics import read, say
 from nopair.training.phase import Phase
 from nopair.training.run import EDITOR, Training, compose
 from nopair.world.cases import held_out_cases
@@ -70,7 +71,7 @@ def demo(output: Path, seed: int, overrides: Sequence[str] = ()) -> None:
     write_report(output, _report(recipe, training, before, after, edits, cost))
     editor.save(output / EDITOR)  # last: it is large, and a full disk is to cost nothing else
     console.print(f"{seconds:.0f} s, {cost.flops:.3g} FLOPs, {cost.peak_memory_bytes / 2**30:.2f} GiB at most")
-    console.print(f"report: {output / 'report.html'}   editor: {output / EDITOR}")
+    say(console, f"report: {output / 'report.html'}   editor: {output / EDITOR}")
 
 
 def _flops(phases: Sequence[Phase]) -> float:
@@ -79,7 +80,7 @@ def _flops(phases: Sequence[Phase]) -> float:
     for phase in phases:
         if phase.steps:
             phase.begin()
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
                 phase.step(0)
             phase.end()
             total += float(counter.get_total_flops()) * phase.steps

@@ -22,6 +22,7 @@ from nopair.device import enough_memory
 from nopair.evaluation.grid import FAINT, GAP, HEADER, INK, TILE, font, left, pixels_of, sheet, tile, wrap
 from nopair.method.matching import redrawn
 from nopair.training.keeping import CONTEXTS, estimated
+from nopair.training.metrics import say
 from nopair.training.parts import Draws, Piece
 from nopair.training.run import LESS, compose_teacher
 from nopair.training.teaching import guided_teacher
@@ -60,7 +61,10 @@ def preview(recipe: Recipe, path: Path, count: int, steps: int, device: str, con
         each = track(enumerate(records), "drawing", len(records), console=Console(stderr=True), transient=True)
         looks = [look(teacher, recipe, record, index, steps) for index, record in each]
     save_image(draw_looks(looks), path)
-    console.print(f"what {recipe.base.path} makes of {count} edited captions is in {path}", soft_wrap=True)
+    say(console, f"what {recipe.base.path} makes of {count} edited captions is in {path}")
+    for row, one in enumerate(looks, 1):
+        if not f"{one.instruction}{one.edited_caption}".isascii():  # the picture's font has no other letters
+            say(console, f"row {row}: {one.instruction} | {one.edited_caption}")
 
 
 @torch.no_grad()

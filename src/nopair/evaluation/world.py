@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from nopair.backbones.zimage import ZImageBackbone
@@ -124,7 +125,7 @@ def _marks(row: Any, judge_edit: float | None, judge_identity: float | None) -> 
 
 def table(title: str, verdict: Verdict) -> Table:
     """Marks per category, the oracle's, each with the judge's verdict on the same in the column after it."""
-    drawn = Table(title=title)
+    drawn = Table(title=Text(title))
     for column in ("category", "success", "(judge)", "preservation", "(judge)", "realism", "overall"):
         drawn.add_column(column, justify="left" if column == "category" else "right")
     for name, marks in [*verdict.categories.items(), ("mean", verdict.total)]:

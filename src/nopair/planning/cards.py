@@ -1,5 +1,6 @@
 """How fast known cards are on paper, to make operations into an estimate of time."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,19 +44,22 @@ class Throughput:
         return flops / (self.tflops * 1e12 * self.efficiency)
 
 
-def throughput(card: str | None, tflops: float | None, efficiency: float) -> Throughput | None:
+def throughput(card: str | None, tflops: float | None, efficiency: float | None = None) -> Throughput | None:
     """What was asked for on the command line, or None where neither a card nor a speed was named.
 
     Raises:
-        ConfigError: both were named, or an unknown card, or an efficiency outside (0, 1].
+        ConfigError: both were named, or an unknown card, or an efficiency outside (0, 1], or one of neither.
     """
+    if efficiency is not None and card is None and tflops is None:
+        raise ConfigError("--efficiency is a share of a card's speed; add --card or --tflops")
+    efficiency = EFFICIENCY if efficiency is None else efficiency
     if card is not None and tflops is not None:
         raise ConfigError("both --card and --tflops are given; leave out one")
     if not 0 < efficiency <= 1:
         raise ConfigError(f"--efficiency is {efficiency}, expected more than 0 and at most 1")
     if tflops is not None:
-        if tflops <= 0:
-            raise ConfigError(f"--tflops is {tflops}, expected more than 0")
+        if not 0 < tflops < math.inf:
+            raise ConfigError(f"--tflops is {tflops}, expected more than 0, and a number")
         return Throughput(tflops, efficiency)
     if card is None:
         return None

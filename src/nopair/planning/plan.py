@@ -22,6 +22,7 @@ from nopair.planning.rehearsal import (
     Rehearsal,
     rehearse,
 )
+from nopair.planning.views import BYSTANDER
 from nopair.settings import dump
 from nopair.training.cache import described, visited
 
@@ -186,8 +187,10 @@ def _plan_once(recipe: Recipe, ranks: int, device: str) -> tuple[Rehearsal, tupl
         moving = {WARMUP: "student", GRPO: "student", STUDENT: "student", FAKE: "fake score"}.get(name)
         if device == "cuda" and moving is not None and phase.optimiser == "adamw":
             owners = max(owners, _while_moving(owners, found.trainable[moving]), key=lambda each: sum(each.values()))
-        counted = found.stages[name].flops.items()
-        flops = {BACKWARD if part == TEMPORARY else part: count * times for part, count in counted}
+        flops = {}
+        for part, count in found.stages[name].flops.items():
+            asked = recipe.logging.every if part == BYSTANDER else 1  # it is asked at recorded steps alone
+            flops[BACKWARD if part == TEMPORARY else part] = count * times // asked
         stages.append(StagePlan(name, owners, flops))
     return found, tuple(stages)
 

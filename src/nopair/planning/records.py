@@ -9,8 +9,10 @@ from typing import Any, Final, final
 import torch
 
 from nopair.config import Recipe, WorldDataConfig
+from nopair.config_data import PHOTO_CATEGORIES
 from nopair.data.loader import Source
 from nopair.data.order import Sizes
+from nopair.judges.questions import DEFAULT, templates_for
 from nopair.planning.shapes import META
 from nopair.planning.words import words
 from nopair.types import EditBatch
@@ -38,10 +40,12 @@ class ShapesOfWorld:
 @final
 @dataclass(frozen=True)
 class ShapesOfPhotos:
-    """Photos of one size with texts of typical length. All are edits judged by two questions about two images."""
+    """Photos of one size with texts of typical length. All are edits of a category that is judged by two questions
+    about two images."""
 
     height: int
     width: int
+    category: str
 
     def batch(self, indices: Sequence[int]) -> EditBatch:
         """See `nopair.data.loader.Source`."""
@@ -51,7 +55,7 @@ class ShapesOfPhotos:
             instructions=(words(INSTRUCTION_WORDS),) * count,
             captions=(words(CAPTION_WORDS),) * count,
             edited_captions=(words(CAPTION_WORDS),) * count,
-            categories=("replace",) * count,
+            categories=(self.category,) * count,
             subjects=("word",) * count,
         )
 
@@ -66,6 +70,13 @@ def shape_source(recipe: Recipe, *, held_out: bool) -> Source:
     """What stands for the records that a recipe trains on, all of its largest size, or those it shows."""
     data = recipe.data
     if not isinstance(data, WorldDataConfig):
-        return ShapesOfPhotos(*(data.sizes[0] if held_out else max(data.sizes, key=math.prod)))
+        return ShapesOfPhotos(*(data.sizes[0] if held_out else max(data.sizes, key=math.prod)), _dearest(recipe))
     chosen: dict[str, Any] = {} if data.categories is None else {"categories": data.categories}
     return ShapesOfWorld(WorldSource(data.seed, held_out=held_out, nothing_share=data.nothing_share, **chosen))
+
+
+def _dearest(recipe: Recipe) -> str:
+    """The category with the largest guidance scale: without guidance, the teacher is asked only once."""
+    scales = recipe.npedit.guidance
+    judged_alike = [name for name in PHOTO_CATEGORIES if templates_for(name) == DEFAULT]
+    return max(judged_alike, key=lambda name: scales.get(name, scales["default"]))

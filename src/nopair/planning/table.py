@@ -10,7 +10,7 @@ from nopair.planning.plan import GIB, RESERVE, Plan
 def print_plan(plan: Plan, speed: Throughput | None, console: Console) -> None:
     """Memory by stage and owner, operations by stage and part, and what each switch would change."""
     for line in _head(plan):
-        console.print(line, highlight=False)
+        console.print(line, markup=False, highlight=False)
     console.print(_memory(plan))
     console.print(_operations(plan, speed))
     if speed is not None:

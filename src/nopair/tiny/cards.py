@@ -111,8 +111,8 @@ def _drawn_table(quality: JudgeQuality) -> str:
         for answer in ("good", "bad"):
             groups = [group for key, group in quality.by_group.items() if key[1:] == (question, answer)]
             asked = sum(count for _, count in groups)
-            accuracy = sum(value * count for value, count in groups) / asked
-            cells.append(f"{accuracy:.3f}{_mark(accuracy)} of {asked}")
+            accuracy = sum(value * count for value, count in groups) / asked if asked else math.nan
+            cells.append(f"{accuracy:.3f}{_mark(accuracy)} of {asked}" if asked else "-")
         lines.append(f"| {question} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -41,6 +41,7 @@ from nopair.training.ahead import Ahead
 from nopair.training.cache import CachedBackbone, Store, fill
 from nopair.training.grpo import GrpoPhase
 from nopair.training.loop import RESUME, preflight, run_phases
+from nopair.training.metrics import say
 from nopair.training.models import keep_models, models_of, require_same_models
 from nopair.training.parallel import ALONE, Ranks, joined
 from nopair.training.parts import Parts, require_optimiser
@@ -364,7 +365,7 @@ def train(recipe: Recipe, *, resume: bool, device: str = "cpu", stopped: str = R
         )
         if ranks.writes:
             training.save(directory)
-            console.print(f"the editor is in {directory / EDITOR}")
+            say(console, f"the editor is in {directory / EDITOR}")
         ranks.wait()
 
 

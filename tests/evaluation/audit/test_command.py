@@ -1,13 +1,16 @@
 """The audit as a whole: a judge in closed form, the tiny judge, and one of another family; tables, JSON, warnings."""
 
 import importlib.util
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from nopair.backbones.load import load_backbone
 from nopair.data.images import save_image
@@ -15,6 +18,7 @@ from nopair.errors import ConfigError, DataError, OutputError
 from nopair.evaluation.audit import command
 from nopair.evaluation.audit.cases import LabelledCase, shapes_cases
 from nopair.evaluation.audit.command import Place, Settings, audit, autoencoder_of, examine
+from nopair.evaluation.audit.tables import Table, drawn
 from nopair.judges.load import load_judge
 from nopair.judges.scripted import ScriptedJudge
 
@@ -225,3 +229,32 @@ def test_kinds_of_edit_can_be_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no category 'sing'; choose of: recolour, "):
         audit("tiny:judge-32", None, None, Settings(categories=("sing",)), tmp_path / "none", as_json=True)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_number_is_cut_in_a_narrow_terminal(width: int) -> None:
+    console = Console(width=width, file=io.StringIO())
+    columns = ("category", *(f"a measure {n}" for n in range(9)))
+    table = Table("of [/b] all", columns, ((("[draft] x", *["-0.123"] * 9),),))
+    for part in drawn(table, width):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    assert told.count("-0.123") == 9
+    assert "…" not in told
+    assert told.count("[draft] x") == told.count("of [/b] all") == told.count("category") >= 1
+    assert max(map(len, told.splitlines())) <= width
+
+
+def test_names_that_are_no_words_of_a_terminal_cost_no_work(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fo[").mkdir()
+    odd = folder.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/fo[/x]lder \xff")))
+    lines = [json.loads(line) | {"attempt": "[/b] half"} for line in (odd / "cases.jsonl").read_text().splitlines()]
+    (odd / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    audit("tiny:judge", odd, None, Settings(starts=0), tmp_path / "out", as_json=False)
+    told = "".join(capsys.readouterr().out.split())
+    assert "fo[/x]lder\ufffd" in told
+    assert "[/b]half" in told
+    assert written(tmp_path / "out")["source"].endswith("fo[/x]lder \ufffd")

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from nopair.config import Recipe
 from nopair.editor import read_settings
 from nopair.errors import ConfigError, Interrupted, ModelError, OutputError, TrainingError
 from nopair.evaluation.studies import command, crew, judges, run
@@ -246,9 +247,40 @@ def test_training_that_breaks_down_is_a_result(tmp_path: Path, monkeypatch: pyte
 def test_a_broken_result_is_told(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     job.folder.mkdir(parents=True)
-    (job.folder / "result.json").write_text('{"fingerprint": ')
-    with pytest.raises(OutputError, match="remove it"):
-        job.done()
+    for text in ('{"fingerprint": ', "{}", "[]", "null", '"fingerprint"'):
+        (job.folder / "result.json").write_text(text)
+        for other in (job, dataclasses.replace(job, study=dataclasses.replace(STUDY, name="other"))):
+            with pytest.raises(OutputError, match="remove it"):
+                run.known(other)
+
+
+def test_a_place_for_studies_that_is_none_is_told_before_any_run_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot create this folder"):
+        crew.run_all([make_job(tmp_path / "file")], 1, Console(quiet=True))
+
+
+def test_runs_that_share_a_start_warm_up_by_one_recipe_so_each_goes_on_where_another_stopped(tmp_path: Path) -> None:
+    jobs = [Job(study, variant, 0, FULL, tmp_path) for study in STUDIES.values() for variant in study.variants]
+    recipes: dict[Path, Recipe] = {}
+    for job in jobs:
+        if job.start is not None:
+            found = run._warming(job.recipe, tmp_path)
+            assert recipes.setdefault(job.start, found) == found
+    assert 1 < len(recipes) < len(jobs)
+
+
+@pytest.mark.parametrize("name", ["supervision", "ensemble", "first-sight"])
+def test_that_recipe_warms_up_to_the_same_bits_as_the_runs_own(tmp_path: Path, name: str) -> None:
+    job = Job(STUDIES[name], STUDIES[name].variants[-1], 0, QUICK, tmp_path, threads=1)
+    weights = []
+    for recipe in (job.recipe, run._warming(job.recipe, tmp_path)):
+        training = run.compose(recipe)
+        training.warmup.begin()
+        for step in range(2):
+            training.warmup.step(step)
+        weights.append(dict(training.warmup.weights()))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_a_run_that_cannot_be_done_stops_the_study_and_names_its_log(tmp_path: Path) -> None:

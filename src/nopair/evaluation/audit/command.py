@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,9 +120,9 @@ def audit(
         )
         found = examine(asked_one, cases, backbone, settings, device)
     about = About(
-        judge=judge,
-        base=base,
-        source=SHAPES if folder is None else str(folder),
+        judge=_readable(judge),
+        base=None if base is None else _readable(base),
+        source=SHAPES if folder is None else _readable(str(folder)),
         cases=len(cases),
         seed=settings.seed if listed is None else None,
         per_category=settings.per_category if listed is None else None,
@@ -139,6 +140,11 @@ def audit(
         Console().out(text, end="", highlight=False)
     else:
         _show(about, found, output)
+
+
+def _readable(path: str) -> str:
+    """As text that can be written: a file's name may be no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def examine(
@@ -211,7 +217,8 @@ def repainting(backbone: Backbone, device: torch.device) -> Repaint:
 def _show(about: About, found: Findings, output: Path) -> None:
     console = Console()
     for table in tables(about, found):
-        console.print(drawn(table))
+        for part in drawn(table, console.width):
+            console.print(part)
     for warning in found.warnings:
         console.print(f"mind: {warning}", markup=False, highlight=False)
     console.print(

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.table import Table as Drawn
+from rich.text import Text
 
 from nopair.evaluation.audit.measures import Bin
 from nopair.evaluation.audit.summary import About, Ascent, Asked, Change, Direction, Findings, Group, Spread, Wording
@@ -50,14 +52,34 @@ def tables(about: About, found: Findings) -> Tables:
     )
 
 
-def drawn(table: Table) -> Drawn:
-    """The table for a terminal."""
-    made = Drawn(title=table.title)
+def drawn(table: Table, width: int) -> list[Drawn]:
+    """The table for a terminal of so many columns: where it is wider, as several, each with some of the numbers."""
+    numbers = range(table.words, len(table.columns))
+    taken = sum(_widest(table, column) + 3 for column in range(len(table.columns))) + 1
+    if taken <= width or len(numbers) < 2:
+        return [_drawn(table)]
+    half = numbers[len(numbers) // 2]
+    parts = (range(half), [*range(table.words), *range(half, len(table.columns))])
+    return [one for part in parts for one in drawn(_only(table, part), width)]
+
+
+def _widest(table: Table, column: int) -> int:
+    rows = [row[column] for section in table.sections for row in section]
+    return max(cell_len(text) for text in (*rows, *table.columns[column].split()))
+
+
+def _only(table: Table, columns: Sequence[int]) -> Table:
+    sections = tuple(tuple(tuple(row[i] for i in columns) for row in section) for section in table.sections)
+    return Table(table.title, tuple(table.columns[i] for i in columns), sections, table.words)
+
+
+def _drawn(table: Table) -> Drawn:
+    made = Drawn(title=Text(table.title))
     for index, column in enumerate(table.columns):
         made.add_column(column, justify="left" if index < table.words else "right")
     for section in table.sections:
         for row in section:
-            made.add_row(*row)
+            made.add_row(*map(Text, row))
         made.add_section()
     return made
 

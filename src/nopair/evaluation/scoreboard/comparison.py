@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nopair.data.files import is_folder
 from nopair.errors import ConfigError, DataError
@@ -163,14 +164,12 @@ def _facts(path: Path) -> _Facts:
 
 
 def _show(first: str, second: str, rows: Sequence[tuple[dict[str, Any], Difference]]) -> None:
-    drawn = Table(title=f"{second} against {first}")
+    drawn = Table(title=Text(f"{second} against {first}"))
     for column in ("judge", "language", "measure", "first", "second", "difference", "95 % interval", "edits"):
         drawn.add_column(column, justify="left" if column in ("judge", "language", "measure") else "right")
     for named, one in rows:
         drawn.add_row(
-            named["judge"],
-            named["language"],
-            named["measure"],
+            *(Text(named[key]) for key in ("judge", "language", "measure")),
             f"{one.first:.2f}",
             f"{one.second:.2f}",
             f"{one.mean:+.2f}",

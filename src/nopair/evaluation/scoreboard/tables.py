@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from nopair.evaluation.scoreboard.means import Mean
 from nopair.evaluation.scoreboard.results import Comparison, Scores
@@ -43,20 +44,20 @@ def tables(found: Comparison) -> Iterator[Table]:
     """The table that papers have, then the leading measures by category."""
     groups = grouped(found.scores())
     for title, rows in groups.items():
-        drawn = Table(title=f"{found.benchmark.name} · {title}")
+        drawn = Table(title=Text(f"{found.benchmark.name} · {title}"))
         for column in ("editor", *found.measures, "edits", "missing"):
             drawn.add_column(column, justify="left" if column == "editor" else "right")
         for row in rows:
             values = (number(row.board.total[measure]) for measure in found.measures)
             counts = (counted(row, found.leading, part) for part in ("count", "missing"))
-            drawn.add_row(row.editor, *values, *counts)
+            drawn.add_row(Text(row.editor), *values, *counts)
         yield drawn
     whole = [(title, rows) for title, rows in groups.items() if rows[0].subset == "all"]
     for (title, rows), measure in itertools.product(whole, found.leading):
-        drawn = Table(title=f"{measure} by category · {title}")
+        drawn = Table(title=Text(f"{measure} by category · {title}"))
         drawn.add_column("category")
         for row in rows:
-            drawn.add_column(row.editor, justify="right")
+            drawn.add_column(Text(row.editor), justify="right")
         for category in rows[0].board.categories:
-            drawn.add_row(category, *(number(row.board.categories[category][measure]) for row in rows))
+            drawn.add_row(Text(category), *(number(row.board.categories[category][measure]) for row in rows))
         yield drawn

@@ -18,6 +18,7 @@ from nopair.evaluation.studies.kept import write_json
 from nopair.evaluation.studies.report import cells, heads, markdown, price, render_study
 from nopair.evaluation.studies.results import sum_up
 from nopair.evaluation.studies.run import Job
+from nopair.training.metrics import say
 
 ALL = "all"
 
@@ -71,7 +72,7 @@ def _study(one: Study, request: Request) -> None:
     write_atomic(folder / "report.html", render_study(found).encode())
     for table in _tables(found):
         console.print(table)
-    console.print(f"report: {folder / 'report.html'}")
+    say(console, f"report: {folder / 'report.html'}")
 
 
 def _command(one: Study, request: Request) -> str:

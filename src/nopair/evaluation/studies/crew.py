@@ -28,8 +28,11 @@ def run_all(jobs: Sequence[Job], workers: int, console: Console) -> None:
     Raises:
         TrainingError: a run broke; the others are stopped, with everything saved.
         Interrupted: after a signal, with everything saved.
+        OutputError: a folder cannot be made.
     """
     left = [job for job in jobs if not known(job)]
+    for job in left:  # told here, not by the first run's process
+        make_folder(job.folder)
     say(console, f"{len(jobs)} runs, {len(jobs) - len(left)} of them done before")
     starts: dict[object, Job] = {}
     for job in left:

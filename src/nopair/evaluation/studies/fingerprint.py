@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from nopair.config import Recipe
@@ -11,9 +11,9 @@ from nopair.digests import model_digest
 from nopair.weights import resolve
 
 
-def said(recipe: Recipe, sections: set[str]) -> str:
+def said(recipe: Recipe, sections: Set[str]) -> str:
     """What a recipe says in these sections, defaults included: a default that changes makes another run."""
-    return json.dumps(recipe.model_dump(mode="json", include=sections), sort_keys=True)
+    return json.dumps(recipe.model_dump(mode="json", include=set(sections)), sort_keys=True)
 
 
 def base_contents(recipe: Recipe) -> str:

@@ -14,6 +14,7 @@ from nopair.evaluation.audit.summary import Findings
 from nopair.evaluation.studies.fingerprint import base_contents, digest, judge_contents, said
 from nopair.evaluation.studies.kept import read_json, write_json
 from nopair.evaluation.studies.run import SCENES, Job
+from nopair.training.metrics import say
 from nopair.training.run import compose
 
 STARTS: Final = 8
@@ -47,7 +48,7 @@ def audit_judge(job: Job, console: Console) -> None:
     count = job.scale.per_category
     cases = shapes_cases(SCENES, count, repainting(training.backbone, device))
     settings = Settings(seed=SCENES, per_category=count, starts=min(STARTS, count), steps=0)
-    console.print(f"audit of {job.recipe.judge.path}: {len(cases)} cases")
+    say(console, f"audit of {job.recipe.judge.path}: {len(cases)} cases")
     found = examine(training.judge, cases, training.backbone, settings, device)
     make_folder(file.parent)
     write_json(file, _brief(found, latents_of(training.backbone).name, len(cases)))

@@ -11,7 +11,7 @@ from rich.console import Console
 from nopair.config import JudgeConfig, Recipe, load_recipe
 from nopair.data.files import file_name, make_folder, write_atomic
 from nopair.editor import Editor
-from nopair.errors import TrainingError
+from nopair.errors import OutputError, TrainingError
 from nopair.evaluation.results import verdict_json
 from nopair.evaluation.studies.design import RECIPE, Scale, Study, Variant
 from nopair.evaluation.studies.fingerprint import base_contents, contents, digest, judge_contents, said
@@ -32,6 +32,8 @@ from nopair.world.edits import CATEGORIES
 RESULT: Final = "result.json"
 BEGUN: Final = "fingerprint"
 """Beside checkpoints: of which run they are."""
+ALIKE: Final = frozenset({"warmup", "base", "data", "sampling", "seed"})
+"""Sections of a recipe that its warm-up follows from; `_sight` has what else does."""
 PHASES: Final = ("warmup", "sft", "grpo", "npedit")
 SCENES: Final = 0
 """Seed of the held-out edits: all runs of all studies are scored on the same ones."""
@@ -81,7 +83,7 @@ class Job:
         recipe = self.recipe
         if not recipe.warmup.steps:
             return None
-        alike = said(recipe, {"warmup", "base", "data", "sampling", "seed"})
+        alike = said(recipe, ALIKE)
         return self.root / "starts" / digest(f"{alike}{_sight(recipe)} {base_contents(recipe)}")
 
     def done(self) -> bool:
@@ -131,8 +133,11 @@ def _cut(recipe: Recipe, scale: Scale) -> Recipe:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The result in a run's folder. Raises OutputError if it cannot be read."""
-    return read_json(folder / RESULT)
+    """The result in a run's folder. Raises OutputError if it cannot be read, or is none."""
+    found = read_json(folder / RESULT)
+    if not isinstance(found, dict) or "fingerprint" not in found:
+        raise OutputError(f"{folder / RESULT} is no result of a run; remove it and start the study again")
+    return found
 
 
 def warm_up(job: Job, console: Console) -> None:
@@ -140,14 +145,23 @@ def warm_up(job: Job, console: Console) -> None:
     folder = job.start
     if folder is None or folder.exists():
         return
-    recipe = job.recipe
     place = folder.with_name(f"{folder.name}-training")
-    recipe = recipe.model_copy(update={"output": str(place)})
+    recipe = _warming(job.recipe, place)
     training = compose(recipe, job.device)
     resume = _resume(place)
     run_phases((training.warmup,), recipe=recipe, directory=place, resume=resume, console=console, stopped=AGAIN)
     training.warm_editor().save(folder)
     shutil.rmtree(place)
+
+
+def _warming(recipe: Recipe, place: Path) -> Recipe:
+    """What all recipes that warm up alike (`Job.start`) have in common: any of them goes on where another stopped."""
+    plain = load_recipe(RECIPE, [path_override("output", place)])
+    alike: dict[str, Any] = {name: getattr(recipe, name) for name in (*ALIKE, "threads")}
+    if recipe.warmup.target == "estimate":
+        asking = {name: getattr(recipe.npedit, name) for name in ("preserve_time", "preserve_width")}
+        alike["npedit"] = plain.npedit.model_copy(update=asking)
+    return plain.model_copy(update=alike)
 
 
 def known(job: Job) -> bool:
