@@ -1,5 +1,6 @@
 """Which server to ask, and what it may cost: values that a recipe holds. No network here."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class Server(Section):
         if not key.strip():
             raise ConfigError(f"the key of {self.url} is not set; export {self.key_variable}=...")
         return key.strip()
+
+    def manner(self) -> str:
+        """What of it changes answers beyond question and model, as text; "" for the defaults."""
+        changed = self.model_dump(mode="json", include={"extra", "temperature"}, exclude_defaults=True)
+        return json.dumps(changed, sort_keys=True) if changed else ""
 
     def cost(self, usage: "Usage") -> float:
         """What those tokens cost, in `currency`."""

@@ -1,21 +1,22 @@
 """Asking: an engine behind a journal, and answers that have to be of a form.
 
-An answer is kept before it is used, so that it is paid once whatever happens next. What is asked, and nothing else, is
-its key: the order in which answers come cannot matter.
+An answer is kept before it is used, so that it is paid once whatever happens next. What is asked, of whom and in which
+manner, and nothing else, is its key: the order in which answers come cannot matter.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, final, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nopair.endpoints.messages import Ask, Reply
 from nopair.endpoints.server import Usage
-from nopair.errors import RefusedError
+from nopair.errors import EndpointError, RefusedError
 from nopair.synthesis.journal import Journal
 
 REFUSED: Final = "refused by the model's server"
+_MISSHAPEN: Final = "answer not of the form asked for"
 _HOTTER: Final = 0.3
 """Least temperature of a repeated question: at 0 it would have the same answer."""
 
@@ -32,6 +33,11 @@ class Engine(Protocol):
     @property
     def model(self) -> str:
         """The model's name, for the records."""
+        ...
+
+    @property
+    def manner(self) -> str:
+        """What else of it changes its answers, see `nopair.endpoints.server.Server.manner`; "" for the usual."""
         ...
 
     @property
@@ -61,6 +67,7 @@ class Answer(BaseModel):
 
 
 A = TypeVar("A", bound=Answer)
+R = TypeVar("R")
 
 
 class UnusableError(Exception):
@@ -74,12 +81,18 @@ class UnusableError(Exception):
 
 @final
 class Asker:
-    """One engine, one journal. `reused` counts answers that the journal had."""
+    """One engine, one journal.
+
+    Attributes:
+        reused: answers that the journal had.
+        silent: why unusable answers of an earlier run were not asked for anew; None if they were, or there are none.
+    """
 
     def __init__(self, engine: Engine, journal: Journal) -> None:
         self.engine = engine
         self.journal = journal
         self.reused = 0
+        self.silent: EndpointError | None = None
 
     async def reply(self, ask: Ask) -> Reply:
         """The answer, from the journal if it was given before.
@@ -88,18 +101,40 @@ class Asker:
             UnusableError: the engine refuses the question.
             UnavailableError, EndpointError: see `Engine.chat`.
         """
-        key = ask.digest(f"{self.engine.name} {self.engine.model}")
-        value = self.journal.get(key)
+        value = self.journal.get(self._key(ask))
         if value is not None:
             self.reused += 1
-        else:
-            try:
-                value = dataclasses.asdict(await self.engine.chat(ask))
-            except RefusedError as refusal:  # not kept: nothing was paid, and the server may be set up better next time
-                raise UnusableError(REFUSED, str(refusal)) from None
-            self.journal.put(key, value)
-        first = tuple((token, logprob) for token, logprob in value["first"])
-        return Reply(value["text"], Usage(**value["usage"]), first, value["finished"])
+            first = tuple((token, logprob) for token, logprob in value["first"])
+            return Reply(value["text"], Usage(**value["usage"]), first, value["finished"])
+        try:
+            return await self._anew(ask)
+        except RefusedError as refusal:  # not kept: nothing was paid, and the server may be set up better next time
+            raise UnusableError(REFUSED, str(refusal)) from None
+
+    async def usable(self, asks: Sequence[Ask], read: Callable[[Reply], R]) -> R:
+        """What `read` makes of the first answer it can use; where it can use none, it raises `UnusableError`.
+
+        Answers that an earlier run had, and none of them usable, are asked for anew: the server may be set up better by
+        now. They stay as they are if it has no other: with its stage done, it may be gone.
+
+        Raises:
+            UnusableError: no answer is usable, or the question is refused.
+            UnavailableError, EndpointError: see `Engine.chat`.
+        """
+        known = all(self._key(ask) in self.journal for ask in asks)
+        try:
+            return await _first(asks, self.reply, read)
+        except UnusableError as error:
+            if not known or error.reason == REFUSED or self.silent is not None:
+                raise
+            unusable = error
+        try:
+            return await _first(asks, self._anew, read)
+        except RefusedError:
+            raise unusable from None
+        except EndpointError as error:
+            self.silent = error
+            raise unusable from None
 
     async def answer(self, ask: Ask, form: type[A], retries: int) -> A:
         """An answer of the form, asked for again if it is not.
@@ -108,18 +143,38 @@ class Asker:
             UnusableError: no answer was of the form, or the question is refused.
             UnavailableError, EndpointError: see `Engine.chat`.
         """
-        problem = ""
-        for attempt in range(retries + 1):
-            asked = ask if not attempt else _again(ask, attempt)
-            reply = await self.reply(asked)
+
+        def read(reply: Reply) -> A:
             if not reply.finished:
-                problem = f"cut at {ask.max_tokens} tokens"
-                continue
+                raise UnusableError(_MISSHAPEN, f"cut at {ask.max_tokens} tokens")
             try:
                 return form.model_validate_json(_unfenced(reply.text))
             except ValidationError as error:
                 problem = _problem(error.errors(include_url=False, include_input=False)[0])
-        raise UnusableError("answer not of the form asked for", problem)
+                raise UnusableError(_MISSHAPEN, problem) from None
+
+        return await self.usable([ask, *(_again(ask, attempt) for attempt in range(1, retries + 1))], read)
+
+    async def _anew(self, ask: Ask) -> Reply:
+        reply = await self.engine.chat(ask)
+        self.journal.put(self._key(ask), dataclasses.asdict(reply))
+        return reply
+
+    def _key(self, ask: Ask) -> str:
+        manner = f" {self.engine.manner}" if self.engine.manner else ""
+        return ask.digest(f"{self.engine.name} {self.engine.model}{manner}")
+
+
+async def _first(asks: Sequence[Ask], reply: Callable[[Ask], Awaitable[Reply]], read: Callable[[Reply], R]) -> R:
+    """What is read of the first answer that can be used; raises the last `UnusableError` if there is none."""
+    *others, last = asks
+    for ask in others:
+        answer = await reply(ask)
+        try:
+            return read(answer)
+        except UnusableError:
+            continue
+    return read(await reply(last))
 
 
 def _again(ask: Ask, attempt: int) -> Ask:

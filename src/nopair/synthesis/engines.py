@@ -27,7 +27,7 @@ async def opened(config: ServerEngine | LocalEngine) -> AsyncIterator[Engine]:
     """
     if isinstance(config, ServerEngine):
         async with Endpoint(config) as endpoint:
-            yield Opened("server", config.model, config.concurrency, endpoint)
+            yield Opened("server", config.model, config.manner(), config.concurrency, endpoint)
     else:
         yield _local(config)
 
@@ -44,7 +44,7 @@ def _local(config: LocalEngine) -> "Opened":
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     with enough_memory(f"give the engine {config.path} dtype: bfloat16, a smaller model, or another device"):
         judge = load_judge(resolve(config.path), dtype).to(choose_device(config.device))
-    return Opened("local", config.path, 1, Writer(config.path, judge))
+    return Opened("local", config.path, "", 1, Writer(config.path, judge))
 
 
 @final
@@ -54,6 +54,7 @@ class Opened:
 
     name: str
     model: str
+    manner: str
     concurrency: int
     asked: "Endpoint | Writer"
 

@@ -54,6 +54,9 @@ class Journal:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
     def get(self, key: str) -> dict[str, Any] | None:
         """What was written under a key; None if nothing was."""
         place = self._places.get(key)
@@ -63,7 +66,7 @@ class Journal:
         return json.loads(os.pread(self._file.fileno(), length, start))["value"]
 
     def put(self, key: str, value: dict[str, Any]) -> None:
-        """Write a value under a new key.
+        """Write a value under a key; of several under one, the last counts.
 
         Raises:
             OutputError: the disk is full or gone.

@@ -6,12 +6,13 @@ Each function takes one item and gives what became of it, and nothing but its ar
 import hashlib
 import random
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
 from nopair.data.records import Score, Stage
-from nopair.endpoints.messages import Ask, Picture, yes_probability
+from nopair.endpoints.messages import Ask, Picture, Reply, yes_probability
 from nopair.synthesis.asking import Answer, Asker, UnusableError
 from nopair.synthesis.items import Aside, Described, Found, Proposed, Verified
 from nopair.synthesis.recipe import FREE_FORM, CaptionConfig, ProposeConfig, SynthesisRecipe, VerifyConfig
@@ -232,15 +233,20 @@ async def verify(proposed: Proposed, asker: Asker, config: VerifyConfig, recipe:
         seed = _seed(recipe, VERIFY, photo)
         ask = Ask(prompt_text(version).text, (_picture(photo), data), max_tokens=1, seed=seed, top=_TOP)
         try:
-            probability = yes_probability((await asker.reply(ask)).first)
+            probability = await asker.usable([ask], partial(_probability, f"{version}: {proposed.instruction}"))
         except UnusableError as error:
             return Aside(VERIFY, error.reason, photo.name, error.detail)
-        if probability is None:
-            return Aside(VERIFY, "no answer of Yes or No", photo.name, f"{version}: {proposed.instruction}")
         if probability < config.threshold:
             return Aside(VERIFY, FAILED[question], photo.name, f"{probability:.3f}: {proposed.instruction}")
         scores.append(Score(question=question, probability=probability))
     return Verified(proposed, tuple(scores))
+
+
+def _probability(asked: str, reply: Reply) -> float:
+    probability = yes_probability(reply.first)
+    if probability is None:
+        raise UnusableError("no answer of Yes or No", asked)
+    return probability
 
 
 # Parts of requests ----------------------------------------------------------------------------------------------------

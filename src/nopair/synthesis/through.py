@@ -56,6 +56,8 @@ async def through(
             await for_each(range(len(items)), engine.concurrency, lambda place: one(items[place]), done)
         results = [found[place] for place in range(len(items))]
         say(console, f"{name}: {said()}, {asker.reused} answers from before")
+        if asker.silent is not None:
+            say(console, f"{name}: unusable answers from before stay unusable, nobody gives others ({asker.silent})")
     left = [one for one in results if isinstance(one, UnavailableError)]
     if len(left) > recipe.unanswered * len(items):
         raise UnavailableError(
