@@ -116,3 +116,30 @@ def test_unusable_answers_stay_where_there_are_no_others(journal: Journal) -> No
     refused = Asker(Scripted(lambda _: RefusedError("not this")), journal)
     assert [told(refused, ask) for ask in asks] == ["answer not of the form asked for"] * 3
     assert refused.silent is None
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_a_refusal_is_kept_where_the_engine_answers_others(journal: Journal, refused_first: bool) -> None:
+    other = Ask("Describe.", ("that",))
+    refusal = RefusedError("too odd")
+    engine = Scripted(says(*((refusal, GOOD) if refused_first else (GOOD, refusal))))
+    asker = Asker(engine, journal)
+    for ask in (ASK, other) if refused_first else (other, ASK):
+        told(asker, ask)
+    later = Asker(Scripted(nobody), journal)
+    with pytest.raises(UnusableError, match="refused by the model's server") as kept:
+        asyncio.run(later.reply(ASK))
+    assert kept.value.detail == "too odd"
+    assert told(later) == "refused by the model's server"
+    assert isinstance(told(later, other), Word)
+    assert isinstance(answered(Scripted(says(GOOD), "another manner"), journal), Word)
+
+
+def test_refusals_of_an_engine_that_refuses_everything_are_not_kept(journal: Journal) -> None:
+    refuses = Asker(Scripted(lambda _: RefusedError("no response_format here")), journal)
+    for number in range(3):
+        told(refuses, Ask("Describe.", (str(number),)))
+    assert not len(journal)

@@ -319,6 +319,26 @@ def test_a_server_that_refuses_everything_is_told(
         run(photos, tmp_path / "dataset", toy.recipe(tmp_path, server.url))
 
 
+def test_a_refused_photo_does_not_need_its_server_again(
+    toy: ModuleType, endpoint_server: ModuleType, tmp_path: Path
+) -> None:
+    """As one card serves one model after another."""
+    (tmp_path / "photos").mkdir()
+    for seed in range(2):
+        toy.scene(seed).save(tmp_path / "photos" / f"{seed}.png")
+    model = toy.Model(endpoint_server)
+    script = lambda one: model(one) if one.number else endpoint_server.Fail(400, message="too odd")  # noqa: E731
+    with endpoint_server.serve(script) as server:
+        run(tmp_path / "photos", tmp_path / "dataset", toy.recipe(tmp_path, server.url), "caption")
+        gone = {"caption__engine__url": "http://127.0.0.1:9/v1", "caption__engine__attempts": 1}
+        recipe = toy.recipe(tmp_path, server.url, verify__threshold=0.0, **gone)
+        run(tmp_path / "photos", tmp_path / "dataset", recipe, "propose")
+        run(tmp_path / "photos", tmp_path / "dataset", recipe)
+    (refused,) = (one for one in read_rejected(tmp_path / "dataset") if one.stage == "caption")
+    assert refused.reason == "refused by the model's server"
+    assert "too odd" in refused.detail
+
+
 def test_the_key_is_nowhere_in_the_dataset(
     toy: ModuleType,
     endpoint_server: ModuleType,

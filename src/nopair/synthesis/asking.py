@@ -16,6 +16,8 @@ from nopair.errors import EndpointError, RefusedError
 from nopair.synthesis.journal import Journal
 
 REFUSED: Final = "refused by the model's server"
+_REFUSAL: Final = "refused"
+"""What the journal holds in place of an answer: what the server said."""
 _MISSHAPEN: Final = "answer not of the form asked for"
 _HOTTER: Final = 0.3
 """Least temperature of a repeated question: at 0 it would have the same answer."""
@@ -93,22 +95,30 @@ class Asker:
         self.journal = journal
         self.reused = 0
         self.silent: EndpointError | None = None
+        self._answers = False
+        self._refusals: dict[str, str] = {}
 
     async def reply(self, ask: Ask) -> Reply:
         """The answer, from the journal if it was given before.
 
         Raises:
-            UnusableError: the engine refuses the question.
+            UnusableError: the engine refuses the question, or did before.
             UnavailableError, EndpointError: see `Engine.chat`.
         """
         value = self.journal.get(self._key(ask))
         if value is not None:
+            if _REFUSAL in value:
+                raise UnusableError(REFUSED, value[_REFUSAL])
             self.reused += 1
+            self._keep_refusals()
             first = tuple((token, logprob) for token, logprob in value["first"])
             return Reply(value["text"], Usage(**value["usage"]), first, value["finished"])
         try:
             return await self._anew(ask)
-        except RefusedError as refusal:  # not kept: nothing was paid, and the server may be set up better next time
+        except RefusedError as refusal:
+            self._refusals[self._key(ask)] = str(refusal)
+            if self._answers:
+                self._keep_refusals()
             raise UnusableError(REFUSED, str(refusal)) from None
 
     async def usable(self, asks: Sequence[Ask], read: Callable[[Reply], R]) -> R:
@@ -158,7 +168,15 @@ class Asker:
     async def _anew(self, ask: Ask) -> Reply:
         reply = await self.engine.chat(ask)
         self.journal.put(self._key(ask), dataclasses.asdict(reply))
+        self._keep_refusals()
         return reply
+
+    def _keep_refusals(self) -> None:
+        """Of an engine that answers other questions; one that refuses all of them may be set up better next time."""
+        self._answers = True
+        for key, words in self._refusals.items():
+            self.journal.put(key, {_REFUSAL: words})
+        self._refusals.clear()
 
     def _key(self, ask: Ask) -> str:
         manner = f" {self.engine.manner}" if self.engine.manner else ""
