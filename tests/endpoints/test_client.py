@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
@@ -262,6 +263,20 @@ def test_a_key_that_is_not_there_is_told_before_anything_is_asked(monkeypatch: p
     monkeypatch.delenv("TOY_KEY", raising=False)
     with pytest.raises(ConfigError, match="export TOY_KEY"):
         Endpoint(server_of("http://127.0.0.1:9/v1", key_variable="TOY_KEY"))
+
+
+@pytest.mark.parametrize("odd", ["\n", " ", "\r\n", "\t", "\x00", "\x7f", "é", "…", "\u2028"])
+def test_a_key_that_no_request_can_carry_is_refused_without_telling_it(
+    endpoint_server: ModuleType, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    monkeypatch.setattr("os.environ", {**os.environ, "TOY_KEY": f"sk-one{odd}sk-two"})
+    with endpoint_server.serve(lambda _: endpoint_server.Say("a")) as server:
+        with pytest.raises(ConfigError, match="export TOY_KEY") as refused:
+            chat(server_of(server.url, key_variable="TOY_KEY"))
+        assert not server.asked
+    assert "sk-" not in str(refused.value)
+    monkeypatch.setattr("os.environ", {**os.environ, "TOY_KEY": f" {KEY}\n"})
+    assert server_of("http://127.0.0.1:9/v1", key_variable="TOY_KEY").key() == KEY
 
 
 def test_a_foreign_key_of_the_environment_is_not_sent(

@@ -56,14 +56,19 @@ class Server(Section):
         """The server's key, from the environment.
 
         Raises:
-            ConfigError: the variable is not set.
+            ConfigError: the variable is not set, or holds what no request can carry. The key is not in the message.
         """
         if self.key_variable is None:
             return None
-        key = os.environ.get(self.key_variable, "")
-        if not key.strip():
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
             raise ConfigError(f"the key of {self.url} is not set; export {self.key_variable}=...")
-        return key.strip()
+        if not all("!" <= character <= "~" for character in key):  # the transport would print the key with its error
+            raise ConfigError(
+                f"the key of {self.url} has a blank, a line end or a character outside ASCII in it; "
+                f"export {self.key_variable}=... with the key alone"
+            )
+        return key
 
     def manner(self) -> str:
         """What of it changes answers beyond question and model, as text; "" for the defaults."""
