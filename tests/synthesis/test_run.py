@@ -345,17 +345,16 @@ def test_the_key_is_nowhere_in_the_dataset(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not even in the journal, and not even if the model repeats it."""
+    """Not even in the journal, and not even if the server repeats it when it refuses."""
     key = "sk-very-secret-0123456789"
     monkeypatch.setenv("TOY_KEY", key)
     (tmp_path / "photos").mkdir()
-    toy.scene(1).save(tmp_path / "photos" / "a.png")
+    for seed in range(2):
+        toy.scene(seed).save(tmp_path / "photos" / f"{seed}.png")
     model = toy.Model(endpoint_server)
 
     def script(asked: Any) -> Any:
-        if "describe photos" in asked.system:
-            return model.say({"caption": f"A block, {asked.headers['authorization']}.", "subject": ""})
-        return model(asked)
+        return model(asked) if asked.number else endpoint_server.Fail(400, message=asked.headers["authorization"])
 
     with endpoint_server.serve(script) as server:
         changes = {f"{stage}__engine__key_variable": "TOY_KEY" for stage in ("caption", "propose", "verify")}
@@ -366,7 +365,7 @@ def test_the_key_is_nowhere_in_the_dataset(
     assert len(files) > 5
     assert key not in said
     assert not [path for path in files if key.encode() in path.read_bytes()]
-    assert any("[key]" in (record.caption or "") for record in read_records(tmp_path / "dataset"))
+    assert any("[key]" in one.detail for one in read_rejected(tmp_path / "dataset"))
 
 
 def test_a_key_that_is_not_set_is_told_before_anything_is_paid(

@@ -138,7 +138,7 @@ class Endpoint:
         except (AttributeError, IndexError, TypeError, ValueError):
             raise _MalformedReply("something else than a chat completion") from None
         model = completion.model if isinstance(completion.model, str) else ""
-        return Reply(self._without_key(text), usage, first, choice.finish_reason != "length", model)
+        return Reply(text, usage, first, choice.finish_reason != "length", model)
 
     async def _edit(self, images: Sequence[Picture], prompt: str, fields: Mapping[str, Any]) -> Picture:
         files: Any = [
@@ -224,7 +224,7 @@ class Endpoint:
         return words if len(words) <= _LONGEST_QUOTE else f"{words[:_LONGEST_QUOTE]}..."
 
     def _without_key(self, text: str) -> str:
-        """A server may send back what it was sent."""
+        """A server may say in an error or a refusal what it was sent. Answers are the model's, which sees no key."""
         return text if self._key is None else text.replace(self._key, "[key]")
 
 
