@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from nopair.errors import ConfigError, EndpointError, RefusedError, UnavailableE
 
 KEY = "sk-very-secret-0123456789"
 ASK = Ask("Describe the photo.", ("here it is", Picture(b"\x89PNG bytes", "image/png")))
+FAR = "Mon, 01 Jan 99999999999999 00:00:00 GMT"
+EARLY = "Mon, 01 Jan 0001 00:00:00 -0000"
 QUICK: dict[str, Any] = {"first_wait": 0.01, "longest_wait": 5.0, "timeout": 5.0, "attempts": 3}
 
 
@@ -160,7 +163,7 @@ def test_a_longer_wait_than_allowed_is_not_cut_short_but_given_up(endpoint_serve
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("told", ["soon", "", "nan", "inf", "-5", "Mon, 99 Foo"])
+@pytest.mark.parametrize("told", ["soon", "", "nan", "inf", "-5", "Mon, 99 Foo", FAR, EARLY])
 def test_a_senseless_wait_counts_as_none(endpoint_server: ModuleType, told: str) -> None:
     script = lambda asked: (  # noqa: E731
         endpoint_server.Say("good") if asked.number else endpoint_server.Fail(429, {"Retry-After": told})
@@ -186,6 +189,15 @@ def test_log_probabilities_that_are_missing_are_no_answer(endpoint_server: Modul
         (error,), usage = chat(server_of(server.url), [Ask("s", ("Is it?",), top=5)])
     assert isinstance(error, UnavailableError)
     assert usage.requests == 3, "each was paid"
+
+
+@pytest.mark.parametrize("odd", [1000.0, 0.5, math.nan, math.inf, -math.inf, 10**400])
+def test_numbers_that_are_no_log_probabilities_are_no_answer(endpoint_server: ModuleType, odd: float) -> None:
+    script = lambda asked: endpoint_server.Say("Yes", (("Yes", 0.001 if asked.number else odd), ("No", -3.0)))  # noqa: E731
+    with endpoint_server.serve(script) as server:
+        (reply,), usage = chat(server_of(server.url), [Ask("s", ("Is it?",), top=5)])
+    assert reply.first == (("Yes", 0.001), ("No", -3.0))
+    assert usage.requests == 2
 
 
 def test_no_more_requests_are_under_way_than_allowed(endpoint_server: ModuleType) -> None:

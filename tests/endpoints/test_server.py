@@ -52,6 +52,13 @@ def test_probability_is_that_of_all_spellings() -> None:
     assert yes_probability(()) is None
 
 
+@pytest.mark.parametrize("odd", [1000.0, 0.5, math.nan, math.inf])
+def test_impossible_numbers_are_no_answer(odd: float) -> None:
+    """Journals of earlier versions may hold some."""
+    assert yes_probability((("Yes", odd), ("No", -3.0))) is None
+    assert yes_probability((("Perhaps", odd), ("No", -3.0))) is None
+
+
 def test_equal_questions_have_equal_digests_and_others_do_not() -> None:
     ask = Ask("s", ("a", Picture(b"x", "image/png")))
     others = [

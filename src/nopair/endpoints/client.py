@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
-from nopair.endpoints.messages import Ask, Picture, Reply
+from nopair.endpoints.messages import Ask, Picture, Reply, is_log_probability
 from nopair.endpoints.server import Server, Usage
 from nopair.errors import ContentRefusedError, EndpointError, MissingExtraError, RefusedError, UnavailableError
 
@@ -135,7 +135,7 @@ class Endpoint:
             if not isinstance(text, str):
                 raise _MalformedReply("a reply without text")
             first = _first(choice.logprobs) if ask.top else ()
-        except (AttributeError, IndexError, TypeError, ValueError):
+        except (AttributeError, IndexError, OverflowError, TypeError, ValueError):
             raise _MalformedReply("something else than a chat completion") from None
         model = completion.model if isinstance(completion.model, str) else ""
         return Reply(text, usage, first, choice.finish_reason != "length", model)
@@ -247,7 +247,10 @@ def _first(logprobs: Any) -> tuple[tuple[str, float], ...]:
     """The likeliest first tokens."""
     if logprobs is None or not logprobs.content:
         raise _MalformedReply("no log-probabilities, which were asked for")
-    return tuple((str(one.token), float(one.logprob)) for one in logprobs.content[0].top_logprobs)
+    first = tuple((str(one.token), float(one.logprob)) for one in logprobs.content[0].top_logprobs)
+    if not all(is_log_probability(value) for _, value in first):
+        raise _MalformedReply("numbers that are no log-probabilities")
+    return first
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -260,6 +263,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(told).timestamp() - time.time()
-        except ValueError:
+        except (OverflowError, ValueError):
             return None
     return max(seconds, 0.0) if seconds < float("inf") else None

@@ -11,6 +11,8 @@ from nopair.endpoints.server import Usage
 
 _YES: Final = "yes"
 _NO: Final = "no"
+_ROUNDING: Final = 0.01
+"""How much above 0 a log-probability may be: servers compute them in half precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,19 @@ class Reply:
     model: str = ""
 
 
+def is_log_probability(value: float) -> bool:
+    """Whether a server's number can be one: finite, and not above 0 by more than rounding."""
+    return math.isfinite(value) and value <= _ROUNDING
+
+
 def yes_probability(first: tuple[tuple[str, float], ...]) -> float | None:
     """P(Yes) / (P(Yes) + P(No)) by the likeliest first tokens, each answer summed over its spellings; in [0, 1].
 
-    An answer that is not among them is less likely than any that is, and counts as 0. None if neither is there: the
-    model did not answer, and nobody guesses for it.
+    An answer that is not among them is less likely than any that is, and counts as 0. None if neither is there, or a
+    number is no log-probability: the model did not answer, and nobody guesses for it.
     """
+    if not all(is_log_probability(value) for _, value in first):
+        return None
     yes, no = (
         sum(math.exp(value) for token, value in first if token.strip(" \n\tĠ▁").lower() == word) for word in (_YES, _NO)
     )
