@@ -83,6 +83,11 @@ class Hang:
 
 
 @dataclass(frozen=True)
+class Drip:
+    """An answer that goes on and on, a byte at a time, and never ends."""
+
+
+@dataclass(frozen=True)
 class Cut:
     """The connection ends in the middle of the answer."""
 
@@ -95,7 +100,7 @@ class Raw:
     kind: str = "application/json"
 
 
-Answer = Say | Draw | Fail | Hang | Cut | Raw
+Answer = Say | Draw | Fail | Hang | Drip | Cut | Raw
 Script = Callable[[Asked], Answer]
 
 
@@ -179,6 +184,14 @@ def _handler_of(server: EndpointServer) -> type[BaseHTTPRequestHandler]:
             match answer:
                 case Hang():
                     server.closing.wait()
+                    self.close_connection = True
+                case Drip():
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", "100000")
+                    self.end_headers()
+                    while not server.closing.wait(0.05):
+                        self.wfile.write(b" ")
                     self.close_connection = True
                 case Cut():
                     self.send_response(200)

@@ -31,13 +31,13 @@ def server_of(url: str, **changes: Any) -> Server:
 
 def chat(server: Server, asks: Sequence[Ask] = (ASK,)) -> tuple[list[Any], Usage]:
     """Replies or errors, in the order of the questions, and what it took."""
+    return asyncio.run(asked_of(server, asks))
 
-    async def run() -> tuple[list[Any], Usage]:
-        async with Endpoint(server) as endpoint:
-            replies = await asyncio.gather(*map(endpoint.chat, asks), return_exceptions=True)
-            return list(replies), endpoint.usage
 
-    return asyncio.run(run())
+async def asked_of(server: Server, asks: Sequence[Ask] = (ASK,)) -> tuple[list[Any], Usage]:
+    async with Endpoint(server) as endpoint:
+        replies = await asyncio.gather(*map(endpoint.chat, asks), return_exceptions=True)
+        return list(replies), endpoint.usage
 
 
 def test_a_question_arrives_whole_and_so_does_the_answer(endpoint_server: ModuleType) -> None:
@@ -110,17 +110,24 @@ def test_a_passing_failure_is_tried_again(endpoint_server: ModuleType, failure: 
     assert len(server.asked) == 3
 
 
-def test_a_server_that_does_not_answer_is_given_up_and_asked_again(endpoint_server: ModuleType) -> None:
-    script = lambda asked: endpoint_server.Say("late") if asked.number else endpoint_server.Hang()  # noqa: E731
+@pytest.mark.parametrize("way", ["Hang", "Drip"])
+def test_a_server_that_does_not_answer_is_given_up_and_asked_again(endpoint_server: ModuleType, way: str) -> None:
+    late = getattr(endpoint_server, way)()
+    script = lambda asked: endpoint_server.Say("late") if asked.number else late  # noqa: E731
     with endpoint_server.serve(script) as server:
-        (reply,), usage = chat(server_of(server.url, timeout=0.2))
+        (reply,), usage = asyncio.run(asyncio.wait_for(asked_of(server_of(server.url, timeout=1.0)), 30))
     assert reply.text == "late"
     assert usage.retries == 1
 
 
-@pytest.mark.parametrize("failure", ["fail", "hang", "cut"])
+@pytest.mark.parametrize("failure", ["fail", "hang", "drip", "cut"])
 def test_attempts_are_bounded(endpoint_server: ModuleType, failure: str) -> None:
-    answers = {"fail": endpoint_server.Fail(500), "hang": endpoint_server.Hang(), "cut": endpoint_server.Cut()}
+    answers = {
+        "fail": endpoint_server.Fail(500),
+        "hang": endpoint_server.Hang(),
+        "drip": endpoint_server.Drip(),
+        "cut": endpoint_server.Cut(),
+    }
     with endpoint_server.serve(lambda _: answers[failure]) as server:
         (error,), usage = chat(server_of(server.url, timeout=0.1))
     assert isinstance(error, UnavailableError)

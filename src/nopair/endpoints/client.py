@@ -180,10 +180,11 @@ class Endpoint:
                     await asyncio.sleep(self._wait(number, asked_to_wait))
                 asked_to_wait = None
                 try:
-                    return await attempt()
+                    async with asyncio.timeout(self.server.timeout):  # the library's is of each single byte
+                        return await attempt()
                 except _MalformedReply as malformed:
                     problem = f"the server sends {malformed}"
-                except APITimeoutError:
+                except (APITimeoutError, TimeoutError):
                     problem = f"no answer in {self.server.timeout:g} s"
                 except APIStatusError as error:
                     problem = self._refusal(error)
