@@ -15,6 +15,7 @@ from nopair.errors import DataError, MemoryShortError
 from nopair.synthesis.engines import opened
 from nopair.synthesis.recipe import LocalEngine, load_synthesis
 from nopair.synthesis.run import synthesize
+from nopair.synthesis.write import read_rejected
 
 
 def test_a_random_model_verifies_what_a_server_proposed(
@@ -56,5 +57,7 @@ def test_what_a_random_model_says_of_a_photo_is_set_aside(
     judge = {"kind": "local", "path": "tiny:judge", "device": "cpu"}
     changes = {"caption__engine": judge, "caption__max_tokens": 4, "caption__retries": 1}
     recipe = load_synthesis(toy.recipe(tmp_path, "http://127.0.0.1:9/v1", **changes))
-    with pytest.raises(DataError, match="caption: answer not of the form asked for 1"):
+    with pytest.raises(DataError, match=r"rejected\.jsonl: caption: answer not of the form asked for 1"):
         asyncio.run(synthesize(tmp_path / "photos", tmp_path / "dataset", recipe, Console(file=io.StringIO())))
+    aside = [(one.name, one.reason) for one in read_rejected(tmp_path / "dataset")]
+    assert aside == [("2.png", "copy of another photo"), ("1.png", "answer not of the form asked for")]

@@ -39,7 +39,7 @@ from nopair.synthesis.scan import keep, place_of, small
 from nopair.synthesis.stages import CAPTION, CAPTION_PROMPT, describe
 from nopair.synthesis.texts import printable
 from nopair.synthesis.through import of_kind, say, tell, through
-from nopair.synthesis.write import counted, write_rejected
+from nopair.synthesis.write import REJECTED, counted, write_rejected
 
 _AT_ONCE: Final = 64
 
@@ -211,10 +211,10 @@ def _write(
     console: Console,
 ) -> Card:
     """Photos stay inside or where they are. Records without a caption are counted beside the photos they are of."""
+    write_rejected(dataset, aside)
     if not of_kind(Filled, filled):
         reasons = ", ".join(f"{name} {count}" for name, count in counted(aside).items())
-        raise DataError(f"{dataset}: no record is complete; set aside: {reasons}")
-    write_rejected(dataset, aside)
+        raise DataError(f"{dataset}: no record is complete; set aside, see {REJECTED}: {reasons}")
     dropped = Counter(Card.read(source).dropped) + Counter(counted(of_kind(Aside, filled)))
     dropped["no caption for the photo"] += filled.count(None)
     stage = _stage_of_captions(recipe)

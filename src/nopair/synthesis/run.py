@@ -21,7 +21,7 @@ from nopair.synthesis.scan import STAGE as SCAN
 from nopair.synthesis.scan import Scanned, list_files, scan
 from nopair.synthesis.stages import CAPTION, PROPOSE, VERIFY, describe, propose, verify
 from nopair.synthesis.through import of_kind, say, tell, through
-from nopair.synthesis.write import counted, write
+from nopair.synthesis.write import REJECTED, counted, write, write_rejected
 
 Until = Literal["scan", "caption", "propose", "verify", "write"]
 WORK: Final = "journal"
@@ -133,8 +133,9 @@ def finish(
 ) -> Card:
     """Write the dataset and tell what is in it. For errors see `nopair.synthesis.write.write`."""
     if not kept:
+        write_rejected(dataset, aside)
         raise DataError(
-            f"{dataset}: no edit got through; set aside: "
+            f"{dataset}: no edit got through; set aside, see {REJECTED}: "
             + ", ".join(f"{name} {count}" for name, count in counted(aside).items())
         )
     engines = identity(recipe.caption.engine), identity(recipe.verify.engine)
