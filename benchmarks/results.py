@@ -16,8 +16,8 @@ edits. `free-form` alone goes on from the shipped editor, for 220 steps; and in 
 and scores all of it again; `python benchmarks/results.py > docs/results.md` writes this page from docs/results/*.json.
 
 Compare rows within a table. Rows of different tables come from different machines and do not compare beyond their
-spread: one recipe with the same seeds is *caption alone* in `context` (overall 0.210 ± 0.045), *complete, full* in
-`captions` (0.221 ± 0.023) and *full* in `objective` (0.221 ± 0.021). Where a table has no processor seconds, machine
+spread: one recipe with the same seeds is *caption alone* in `context` (overall 0.210 ± 0.045) and *full* in
+`objective` (0.221 ± 0.021). Where a table has no processor seconds, machine
 and date below it are those of summing up: a run that another study had done before may come from another machine.
 Seconds are those of the clock, beside other work, and do not compare at all.
 
