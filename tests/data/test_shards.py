@@ -161,6 +161,47 @@ def test_a_dataset_can_be_written_again_from_itself(tmp_path: Path) -> None:
     assert [one.id for one in read_records(tmp_path)] == [f"r{n}" for n in range(7)]
 
 
+def test_files_of_others_are_neither_replaced_nor_removed(tmp_path: Path) -> None:
+    """`data/train-*.parquet` is how the Hub wants everybody's shards."""
+    hub = tmp_path / "hub"
+    (hub / "data").mkdir(parents=True)
+    (hub / "data" / "train-00000-of-00001.parquet").write_bytes(b"theirs")
+    (hub / "README.md").write_text("# Theirs")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("# Mine")
+    alike = tmp_path / "alike"
+    (alike / "data").mkdir(parents=True)
+    (alike / CARD).write_text('{"version": 1, "shards": [{"path": "../mine/README.md"}]}')
+    old = tmp_path / "old"
+    write_dataset(old, map(record, range(2)), rows=1)
+    (old / "data" / "train-00009.parquet").write_bytes(b"theirs")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for folder, name in ((hub, "data/train-00000-of"), (mine, "README"), (alike, CARD), (old, "data/train-00009")):
+        with pytest.raises(OutputError, match=f"{folder}: holds {name}.*choose a new or an empty folder"):
+            write_dataset(folder, [record()])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_beside_a_dataset_everything_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "rejected.jsonl").write_text("x")
+    write_dataset(tmp_path, map(record, range(3)), rows=1)
+    written = (tmp_path / "README.md").read_text()
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "data" / "notes.txt").write_text("x")
+    write_dataset(tmp_path, map(record, range(2)), rows=1)
+    assert (tmp_path / "README.md").read_text() == written.replace("3", "2")
+    assert not caplog.messages
+    (tmp_path / "README.md").write_text(written + "\nTaken by my aunt.\n")
+    write_dataset(tmp_path, [record()])
+    assert (tmp_path / "README.md").read_text().endswith("aunt.\n")
+    assert "stays as it is" in caplog.text
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        ["README.md", CARD, "notes.txt", "notes.txt", "rejected.jsonl", "shapes.bin", "train-00000.parquet"]
+    )
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no record"):
         write_dataset(tmp_path, [])

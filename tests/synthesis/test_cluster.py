@@ -15,10 +15,11 @@ import pytest
 from rich.console import Console
 
 import nopair
+from nopair.data.places import WORK
 from nopair.errors import UnavailableError
 from nopair.synthesis.cluster import gpus, in_order, part_rows, part_work
 from nopair.synthesis.recipe import LocalEngine, load_synthesis
-from nopair.synthesis.run import WORK, Work, finish, look_through, synthesize
+from nopair.synthesis.run import Work, finish, look_through, synthesize
 
 ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ADDRESS": "local"}
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nopair.cli import app
+from nopair.data.places import WORK
 from nopair.data.records import Photo, Record, measure
 from nopair.data.shards import Card, read_records, write_dataset
 from nopair.data.validate import problems
@@ -21,7 +22,7 @@ from nopair.errors import ConfigError, DataError, OutputError, UnavailableError
 from nopair.synthesis.complete import complete
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import load_synthesis
-from nopair.synthesis.run import WORK, Work
+from nopair.synthesis.run import Work
 from nopair.synthesis.write import read_rejected
 
 FULL = {"caption": "Blocks.", "edited_caption": "Red blocks.", "category": "colour", "subject": "block"}

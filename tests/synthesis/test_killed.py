@@ -20,11 +20,12 @@ import pytest
 from rich.console import Console
 
 import nopair
+from nopair.data.places import WORK
 from nopair.data.shards import CARD
 from nopair.errors import DataError, OutputError
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import load_synthesis
-from nopair.synthesis.run import WORK, synthesize
+from nopair.synthesis.run import synthesize
 
 KILLS = 20
 AT_ONCE = 8

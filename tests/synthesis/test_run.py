@@ -18,11 +18,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nopair.cli import app
+from nopair.data.places import WORK
 from nopair.data.shards import Card, read_records
-from nopair.errors import ConfigError, DataError, UnavailableError
+from nopair.errors import ConfigError, DataError, OutputError, UnavailableError
 from nopair.synthesis.items import Found
 from nopair.synthesis.recipe import load_synthesis
-from nopair.synthesis.run import WORK, synthesize
+from nopair.synthesis.run import synthesize
 from nopair.synthesis.stages import categories_of
 from nopair.synthesis.write import read_rejected
 from nopair.training.run import EDITOR
@@ -379,6 +380,14 @@ def test_a_key_that_is_not_set_is_told_before_anything_is_paid(
         assert not server.asked
         run(photos, tmp_path / "dataset", recipe, "caption")
         assert server.asked
+
+
+def test_a_folder_of_others_is_refused_before_anything_is_paid(toy: ModuleType, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "README.md").write_text("# Theirs")
+    with pytest.raises(OutputError, match=r"theirs: holds README\.md"):
+        run(photos, tmp_path / "theirs", toy.recipe(tmp_path, "http://127.0.0.1:9/v1"))
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["README.md"]
 
 
 # From a folder of photos to an editor ---------------------------------------------------------------------------------

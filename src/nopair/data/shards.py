@@ -12,6 +12,7 @@ page, so that a reader can fetch one photo of a shard without those around it: s
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -24,17 +25,18 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nopair.data.files import file_atomic, make_folder, remove_parts, scratch, write_atomic
+from nopair.data.places import CARD, README, SWAP, check_dataset_folder, is_own_readme, own_shards, swap_of
 from nopair.data.records import CATEGORIES, NEEDED, Photo, Record, Score, Sha256, Stage, problem_of
 from nopair.errors import DataError, OutputError
 
+_LOG: Final = logging.getLogger("nopair.data")
+
 VERSION: Final = 2
-CARD: Final = "dataset.json"
 SHAPES: Final = "shapes.bin"
 SHAPE: Final = np.dtype([("height", "<i4"), ("width", "<i4"), ("category", "u1")])
 """A record in `shapes.bin`: what decides when it comes, so that a million records are put in order without their
 shards. The category is its number in `CATEGORIES`, `NO_CATEGORY` if it has none."""
 NO_CATEGORY: Final = 255
-README: Final = "README.md"
 ROWS_OF_A_GROUP: Final = 256
 BYTES_OF_A_GROUP: Final = 2**25
 ROWS_OF_A_SHARD: Final = 10_000
@@ -99,7 +101,7 @@ def write_dataset(
     size: int = BYTES_OF_A_SHARD,
 ) -> Card:
     """Write records, in order, as a dataset, in place of one that was there, which stays as it is until the new one is
-    complete. Holds one row group in memory at a time.
+    complete. Holds one row group in memory at a time. A README that somebody has changed stays as it is.
 
     Args:
         dropped, other_kinds: see `Card`; read when the records have ended.
@@ -107,11 +109,10 @@ def write_dataset(
         size: bytes of photos after which a shard is ended.
 
     Raises:
-        OutputError: it cannot be written, or `folder` holds something else than a dataset.
+        OutputError: it cannot be written, or `folder` holds files of others; see `check_dataset_folder`.
         DataError: there are no records.
     """
-    if folder.is_dir() and any(folder.glob("data/*")) and not (folder / CARD).is_file():
-        _require_ours(folder)
+    check_dataset_folder(folder)
     make_folder(folder)
     for place in (folder, folder / "data"):
         remove_parts(place)
@@ -138,24 +139,35 @@ def write_dataset(
         dropped=_sorted(dropped or {}),
         other_kinds=_sorted(other_kinds or {}),
     )
-    write_atomic(folder / README, _readme(card).encode())
-    write_atomic(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
+    _write_cards(folder, card)
     return card
 
 
 def _put_in_place(folder: Path, part: Path, shards: Sequence[Shard]) -> None:
     """Move all but the card from `part`, in place of what was there. Without a card it is no dataset until the end."""
+    old, new = own_shards(folder) or frozenset(), {shard.path for shard in shards}
+    write_atomic(folder / SWAP, swap_of(old | new))
     try:
         (folder / CARD).unlink(missing_ok=True)
         (folder / "data").mkdir(exist_ok=True)
         for name in (*(shard.path for shard in shards), SHAPES):
             (part / name).replace(folder / name)
-        for stale in set(folder.glob("data/train-*.parquet")) - {folder / shard.path for shard in shards}:
-            stale.unlink()
+        for stale in old - new:
+            (folder / stale).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written ({error.strerror}); check the rights and write again"
         ) from error
+
+
+def _write_cards(folder: Path, card: Card) -> None:
+    """For people, and last for programs."""
+    if is_own_readme(folder / README):
+        write_atomic(folder / README, _readme(card).encode())
+    else:
+        _LOG.warning("%s: is not as nopair wrote it, so it stays as it is; its counts may be old", folder / README)
+    write_atomic(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
+    (folder / SWAP).unlink()
 
 
 def shape_of(record: Record) -> np.ndarray:
@@ -318,13 +330,6 @@ def _layout() -> dict[str, Any]:
         "data_page_size": 2**30,
         "write_statistics": False,
     }
-
-
-def _require_ours(folder: Path) -> None:
-    """A folder without a card may hold shards of ours that were being written, and nothing else."""
-    others = [path.name for path in folder.glob("data/*") if not path.match("train-*.parquet") and path.name[0] != "."]
-    if others:
-        raise OutputError(f"{folder}: data/ holds other files ({others[0]}); choose a new or an empty folder")
 
 
 def _require_version(path: Path, card: bytes) -> None:

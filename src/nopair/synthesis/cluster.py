@@ -13,12 +13,13 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from nopair.data.places import WORK
 from nopair.data.shards import Card
 from nopair.errors import DataError, MissingExtraError, NopairError, UnavailableError
 from nopair.synthesis.items import Aside, Found, Verified
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.recipe import LocalEngine, SynthesisRecipe
-from nopair.synthesis.run import WORK, Work, ask_all, finish, look_through
+from nopair.synthesis.run import Work, ask_all, finish, look_through
 from nopair.synthesis.stages import CAPTION, PROPOSE, VERIFY
 from nopair.synthesis.through import say
 

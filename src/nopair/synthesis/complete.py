@@ -22,6 +22,7 @@ from rich.console import Console
 
 from nopair.data.files import make_folder, read_photo, remove_parts, seen_from, write_atomic
 from nopair.data.images import decode_image
+from nopair.data.places import WORK, check_dataset_folder
 from nopair.data.records import Photo, Record, Stage
 from nopair.data.shards import Card, read_records, write_dataset
 from nopair.errors import ConfigError, DataError, ImageError, UnavailableError
@@ -33,7 +34,7 @@ from nopair.synthesis.items import Aside, Described, Found
 from nopair.synthesis.journal import Journal
 from nopair.synthesis.progress import progress
 from nopair.synthesis.recipe import SynthesisRecipe
-from nopair.synthesis.run import WORK, Until, Work, identity, require_keys
+from nopair.synthesis.run import Until, Work, identity, require_keys
 from nopair.synthesis.scan import STAGE as SCAN
 from nopair.synthesis.scan import keep, place_of, small
 from nopair.synthesis.stages import CAPTION, CAPTION_PROMPT, describe
@@ -65,6 +66,7 @@ async def complete(
     if dataset.resolve() == source.resolve():
         raise ConfigError(f"{source}: a dataset cannot be completed in its own place; name another folder with -o")
     require_keys({"caption": recipe.caption.engine, "propose": recipe.propose.engine}, until)
+    check_dataset_folder(dataset)
     work = Work(dataset / WORK)
     make_folder(work.folder)
     with Journal(work.answers) as journal:

@@ -3,11 +3,12 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 from rich.console import Console
 
 from nopair.data.files import make_folder, write_atomic
+from nopair.data.places import WORK, check_dataset_folder
 from nopair.data.shards import Card
 from nopair.errors import ConfigError, DataError, UnavailableError
 from nopair.settings import dump
@@ -24,8 +25,6 @@ from nopair.synthesis.through import of_kind, say, tell, through
 from nopair.synthesis.write import REJECTED, counted, write, write_rejected
 
 Until = Literal["scan", "caption", "propose", "verify", "write"]
-WORK: Final = "journal"
-"""Folder within the dataset for what need not be done or paid again. Training does not read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,7 @@ def look_through(photos: Path, dataset: Path, recipe: SynthesisRecipe, console: 
     """
     if dataset.resolve() == photos.resolve():
         raise ConfigError(f"{photos}: a dataset cannot be made in the folder of its photos; name another with -o")
+    check_dataset_folder(dataset)
     work = Work(dataset / WORK)
     make_folder(work.folder)
     write_atomic(work.folder / "recipe.yaml", dump(recipe).encode("utf-8"))

@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nopair.data.files import make_folder, write_atomic
+from nopair.data.places import REJECTED
 from nopair.data.records import Photo, Record, measure
 from nopair.data.shards import Card, write_dataset
 from nopair.errors import DataError
@@ -16,7 +17,6 @@ from nopair.synthesis.items import Aside, Verified
 from nopair.synthesis.recipe import SynthesisRecipe
 from nopair.synthesis.stages import stages_of
 
-REJECTED: Final = "rejected.jsonl"
 _HEX_OF_AN_ID: Final = 20
 
 
