@@ -110,6 +110,21 @@ def test_a_dataset_is_not_rewritten_in_its_own_place(photos: Path, tmp_path: Pat
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_records_with_photos_of_their_own_are_moved_with_the_way_to_them(photos: Path, tmp_path: Path) -> None:
+    first = tmp_path / "deep" / "first"
+    import_dataset("npedit", of("npedit", photos), first, by_path=True)
+    for number, source in enumerate((first, first / "data" / "train-00000.parquet", tmp_path / "deep")):
+        again = tmp_path / f"again-{number}"
+        import_dataset("records", source, again)
+        assert all(
+            (again / (record.image.path or "")).samefile(photos / f"{n}.jpg")
+            for n, record in enumerate(read_records(again))
+        )
+    (photos / "1.jpg").unlink()
+    with pytest.raises(DataError, match=r"train-00000\.parquet, row 1: image: .*1\.jpg: no such image"):
+        import_dataset("records", first, tmp_path / "late")
+
+
 def test_photos_are_found_from_behind_a_link(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "deep")

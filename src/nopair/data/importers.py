@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from nopair.data.files import is_folder, read_photo, seen_from
+from nopair.data.files import check_image, is_folder, read_photo, seen_from
 from nopair.data.kinds import category_of
+from nopair.data.places import CARD
 from nopair.data.records import Measured, Photo, Record, measure, problem_of
 from nopair.data.shards import Card, opened, parse, read_group, write_dataset
 from nopair.data.tables import open_table
@@ -61,7 +62,7 @@ def import_dataset(kind: str, path: Path, folder: Path, *, by_path: bool = False
     if kind in ("records", "photos"):
         _require_elsewhere(path, folder)
     if kind == "records":
-        return write_dataset(folder, _stored(path), dropped=dropped)
+        return write_dataset(folder, _stored(path, folder), dropped=dropped)
     if kind == "photos":
         return write_dataset(folder, _own(path, licence, dropped), dropped=dropped)
     records = _drafted(KINDS[kind](path), folder, by_path, dropped, others)
@@ -184,16 +185,38 @@ def _own(path: Path, licence: str, dropped: Counter[str]) -> Iterator[Record]:
         yield _record(name, f"{path.stem}/{row}", Photo(bytes=content), facts, fields)
 
 
-def _stored(path: Path) -> Iterator[Record]:
-    """Records in Parquet files that others have written."""
-    files = sorted(path.rglob("*.parquet")) if is_folder(path) else [path]
-    for file in files:
+def _stored(path: Path, folder: Path) -> Iterator[Record]:
+    """Records in Parquet files that others have written, or of a dataset. Photos that are files of their own stay where
+    they are: paths are relative to the dataset, or without one to the file's folder."""
+    for root, file in _shards(path):
         with opened(file) as shard:
             row = 0
             for group in range(shard.num_row_groups):
                 for tree in read_group(file, shard, group).to_pylist():
-                    yield parse(tree, f"{file}, row {row}")
+                    yield _moved(parse(tree, f"{file}, row {row}"), root, folder, f"{file}, row {row}")
                     row += 1
+
+
+def _shards(path: Path) -> list[tuple[Path, Path]]:
+    """Parquet files in order, each with the folder that its paths are relative to."""
+    if not is_folder(path):
+        inside = path.parent.name == "data" and (path.parent.parent / CARD).is_file()
+        return [(path.parent.parent if inside else path.parent, path)]
+    if (path / CARD).is_file():
+        return [(path, path / shard.path) for shard in Card.read(path).shards]
+    return [found for file in sorted(path.rglob("*.parquet")) for found in _shards(file)]
+
+
+def _moved(record: Record, root: Path, folder: Path, where: str) -> Record:
+    """The record as a dataset in `folder` has it."""
+    if record.image.path is None:
+        return record
+    photo = root / record.image.path
+    try:
+        check_image(photo)
+    except ImageError as error:
+        raise DataError(f"{where}: image: {error}") from error
+    return record.model_copy(update={"image": Photo(path=seen_from(folder, photo))})
 
 
 def _record(place: str, id: str, photo: Photo, facts: Measured, fields: Mapping[str, Any]) -> Record:
