@@ -125,6 +125,20 @@ def test_records_with_photos_of_their_own_are_moved_with_the_way_to_them(photos:
         import_dataset("records", first, tmp_path / "late")
 
 
+def test_records_of_an_unfinished_writer_are_not_imported_and_ids_are_unique(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sets" / "set"
+    card = import_dataset("npedit", of("npedit", photos), folder)
+    left = folder / ".nopair-244fc16402fdb509.part" / "data"
+    left.mkdir(parents=True)
+    shard = folder / "data" / "train-00000.parquet"
+    (left / shard.name).write_bytes(shard.read_bytes())
+    assert import_dataset("records", folder, tmp_path / "again").records == card.records
+    assert import_dataset("records", tmp_path / "sets", tmp_path / "again").records == card.records
+    (tmp_path / "sets" / "copy.parquet").write_bytes(shard.read_bytes())
+    with pytest.raises(DataError, match=r"row 0: id: 'npedit/0' is that of .*copy\.parquet, row 0, too"):
+        import_dataset("records", tmp_path / "sets", tmp_path / "again")
+
+
 def test_photos_are_found_from_behind_a_link(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "deep")

@@ -4,6 +4,7 @@ What a data set does not say (captions, mostly) is missing from the record, for 
 edit that is not surely one of ours is missing, too, rather than guessed.
 """
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from nopair.data.files import check_image, is_folder, read_photo, seen_from
 from nopair.data.kinds import category_of
-from nopair.data.places import CARD
+from nopair.data.places import CARD, is_hidden
 from nopair.data.records import Measured, Photo, Record, measure, problem_of
 from nopair.data.shards import Card, opened, parse, read_group, write_dataset
 from nopair.data.tables import open_table
@@ -187,13 +188,19 @@ def _own(path: Path, licence: str, dropped: Counter[str]) -> Iterator[Record]:
 
 def _stored(path: Path, folder: Path) -> Iterator[Record]:
     """Records in Parquet files that others have written, or of a dataset. Photos that are files of their own stay where
-    they are: paths are relative to the dataset, or without one to the file's folder."""
+    they are: paths are relative to the dataset, or without one to the file's folder. Raises DataError: an id repeats."""
+    ids: dict[bytes, str] = {}  # short digests: a million ids are some hundred megabytes otherwise
     for root, file in _shards(path):
         with opened(file) as shard:
             row = 0
             for group in range(shard.num_row_groups):
                 for tree in read_group(file, shard, group).to_pylist():
-                    yield _moved(parse(tree, f"{file}, row {row}"), root, folder, f"{file}, row {row}")
+                    where = f"{file}, row {row}"
+                    record = parse(tree, where)
+                    first = ids.setdefault(hashlib.blake2b(record.id.encode(), digest_size=8).digest(), where)
+                    if first is not where:
+                        raise DataError(f"{where}: id: {record.id!r} is that of {first}, too; give each record its own")
+                    yield _moved(record, root, folder, where)
                     row += 1
 
 
@@ -204,7 +211,8 @@ def _shards(path: Path) -> list[tuple[Path, Path]]:
         return [(path.parent.parent if inside else path.parent, path)]
     if (path / CARD).is_file():
         return [(path, path / shard.path) for shard in Card.read(path).shards]
-    return [found for file in sorted(path.rglob("*.parquet")) for found in _shards(file)]
+    files = [file for file in sorted(path.rglob("*.parquet")) if not is_hidden(file.relative_to(path))]
+    return [found for file in files for found in _shards(file)]
 
 
 def _moved(record: Record, root: Path, folder: Path, where: str) -> Record:

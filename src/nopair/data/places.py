@@ -72,6 +72,11 @@ def is_own_readme(path: Path) -> bool:
         return False
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether it is in what a writer of ours has not finished, or is such a file."""
+    return any(part.startswith(_HIDDEN) for part in path.parts)
+
+
 def _named(file: Path) -> list[str] | None:
     """The shards that a card of any version names; None if it is no card of ours."""
     try:
