@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nopair.config import PHOTO_CATEGORIES as CONFIG_CATEGORIES
+from nopair.data import images
 from nopair.data.images import cover
 from nopair.data.loader import Source
 from nopair.data.photos import NOTHING, PhotoSource
@@ -119,6 +120,26 @@ def test_cover_cuts_the_middle_and_does_not_squash() -> None:
     assert torch.equal(cover(wide, 8, 8), torch.ones(3, 8, 8))
     assert cover(wide, 4, 4).min() > 0.9
     assert torch.equal(cover(wide.mT, 8, 8), torch.ones(3, 8, 8))
+
+
+def test_a_strip_is_covered_without_scaling_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40000x8 pixels scaled to cover 512x512 are 16 gigabytes."""
+    strip = torch.rand(3, 8, 600)
+    whole = [cover(one, 64, 48) for one in (strip, strip.mT)]
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 * 4)
+    sizes: list[int] = []
+
+    def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        sizes.append(height * width)
+        return scaled(pixels, height, width)
+
+    scaled = images._resize
+    monkeypatch.setattr(images, "_resize", resize)
+    for one, before in zip((strip, strip.mT), whole, strict=True):
+        assert torch.allclose(cover(one, 64, 48), before, atol=1e-4)
+    assert max(sizes) < 64 * 48 * 4
+    monkeypatch.undo()
+    assert cover(torch.zeros(3, 8, 40000), 512, 512).shape == (3, 512, 512)
 
 
 BUCKETS = ((16, 16), (24, 12), (12, 24))

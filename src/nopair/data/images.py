@@ -5,6 +5,7 @@ Pixels are sRGB floats in [0, 1], upright, with no alpha. Decoding and encoding 
 
 import io
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nopair.data.files import check_image, image_format, write_atomic
-from nopair.data.headers import DAMAGE, opened_image, orientation_of
+from nopair.data.headers import DAMAGE, MAX_PIXELS, opened_image, orientation_of
 from nopair.errors import ImageError, PixelsError
 
 _ENCODING: Final[dict[str, dict[str, int | bool]]] = {
@@ -163,11 +164,28 @@ def restore(edited: Float[Tensor, "3 height width"], fitted: Fitted) -> Float[Te
 
 def cover(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 height width"]:
     """Scale an image to cover height x width without squashing it, and cut that out of its middle."""
-    rows, columns = pixels.shape[1:]
-    scale = max(height / rows, width / columns)
-    tall, wide = max(height, round(rows * scale)), max(width, round(columns * scale))
+    tall, wide = _covering(pixels, height, width)
+    if tall * wide > MAX_PIXELS:  # a strip: nearly all that would be scaled up is cut off, so it is cut off before
+        pixels = _middle(pixels, height, width)
+        tall, wide = _covering(pixels, height, width)
     top, left = (tall - height) // 2, (wide - width) // 2
     return _resize(pixels, tall, wide)[:, top : top + height, left : left + width]
+
+
+def _covering(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> tuple[int, int]:
+    """The height and width at which an image covers height x width."""
+    rows, columns = pixels.shape[1:]
+    scale = max(height / rows, width / columns)
+    return max(height, round(rows * scale)), max(width, round(columns * scale))
+
+
+def _middle(pixels: Float[Tensor, "3 rows columns"], height: int, width: int) -> Float[Tensor, "3 rows_ columns_"]:
+    """What of an image is seen when it covers height x width, and a pixel or two more on each side."""
+    rows, columns = pixels.shape[1:]
+    scale = max(height / rows, width / columns)
+    seen_rows, seen_columns = min(rows, ceil(height / scale) + 4), min(columns, ceil(width / scale) + 4)
+    top, left = (rows - seen_rows) // 2, (columns - seen_columns) // 2
+    return pixels[:, top : rows - top, left : columns - left]
 
 
 def shrink(pixels: Float[Tensor, "3 rows columns"], side: int) -> Float[Tensor, "3 height width"]:

@@ -188,7 +188,7 @@ def _own(path: Path, licence: str, dropped: Counter[str]) -> Iterator[Record]:
 
 def _stored(path: Path, folder: Path) -> Iterator[Record]:
     """Records in Parquet files that others have written, or of a dataset. Photos that are files of their own stay where
-    they are: paths are relative to the dataset, or without one to the file's folder. Raises DataError: an id repeats."""
+    they are: paths are relative to the dataset, or without one to the file's folder. Raises DataError."""
     ids: dict[bytes, str] = {}  # short digests: a million ids are some hundred megabytes otherwise
     for root, file in _shards(path):
         with opened(file) as shard:
