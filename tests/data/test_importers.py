@@ -14,7 +14,7 @@ from nopair import cli
 from nopair.data.importers import GPT, KINDS, PICO, import_dataset
 from nopair.data.shards import Card, read_records, write_dataset
 from nopair.data.validate import problems
-from nopair.errors import DataError
+from nopair.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -137,6 +137,12 @@ def test_records_of_an_unfinished_writer_are_not_imported_and_ids_are_unique(pho
     (tmp_path / "sets" / "copy.parquet").write_bytes(shard.read_bytes())
     with pytest.raises(DataError, match=r"row 0: id: 'npedit/0' is that of .*copy\.parquet, row 0, too"):
         import_dataset("records", tmp_path / "sets", tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["photos", "records"])
+def test_by_path_is_for_published_data_sets(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--by-path.*not for {kind}; leave it out"):
+        import_dataset(kind, tmp_path, tmp_path / "set", by_path=True)
 
 
 def test_photos_are_found_from_behind_a_link(photos: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nopair.data.places import CARD, is_hidden
 from nopair.data.records import Measured, Photo, Record, measure, problem_of
 from nopair.data.shards import Card, opened, parse, read_group, write_dataset
 from nopair.data.tables import open_table
-from nopair.errors import DataError, ImageError
+from nopair.errors import ConfigError, DataError, ImageError
 
 _LOG: Final = logging.getLogger("nopair.data")
 
@@ -56,8 +56,11 @@ def import_dataset(kind: str, path: Path, folder: Path, *, by_path: bool = False
 
     Raises:
         DataError: `path` cannot be read as that kind, nothing of it can be used, or `folder` has the files to be read.
+        ConfigError: `by_path` for a kind that does not have it.
         OutputError: the dataset cannot be written.
     """
+    if by_path and kind not in KINDS:
+        raise ConfigError(f"--by-path is for published data sets ({', '.join(KINDS)}), not for {kind}; leave it out")
     dropped: Counter[str] = Counter()
     others: Counter[str] = Counter()
     if kind in ("records", "photos"):
