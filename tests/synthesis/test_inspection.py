@@ -1,5 +1,6 @@
 """What is told of a dataset: counts, copies, leaks, and a page on which strangers' words stay words."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -18,7 +19,7 @@ from nopair.cli import app
 from nopair.data.records import Photo, Record, measure
 from nopair.data.shards import read_records, write_dataset
 from nopair.errors import DataError
-from nopair.synthesis.inspect_command import tables
+from nopair.synthesis.inspect_command import _thumbnail, tables
 from nopair.synthesis.inspection import inspect
 from nopair.synthesis.items import Aside
 from nopair.synthesis.journal import Journal
@@ -186,6 +187,17 @@ def test_the_command_prints_tables_and_writes_a_page_that_runs_nothing(
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     assert text.count("data:image/jpeg;base64,") == 5
     assert "http" not in text.replace("http-equiv", "")
+
+
+def test_the_page_shows_photos_upright_and_with_all_their_bits() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(Image.new("RGB", (300, 100), (9, 9, 9)), "JPEG", exif=exif)
+    grey = encoded(Image.fromarray(np.full((40, 40), 20000, np.uint16)))
+    shown = [Image.open(io.BytesIO(base64.b64decode(_thumbnail(one).partition(",")[2]))) for one in (turned, grey)]
+    assert shown[0].size == (100, 300)
+    assert np.asarray(shown[1]).mean() == pytest.approx(20000 / 257, abs=2)
+    assert _thumbnail(turned[:200]) == "data:,"
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(dataset: Path) -> None:

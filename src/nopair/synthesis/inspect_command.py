@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, StrictUndefined
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from nopair.data.files import write_atomic
+from nopair.data.images import decode_image, to_pillow
+from nopair.errors import ImageError
 from nopair.synthesis.inspection import Inspection, inspect
 from nopair.synthesis.leaks import read_benchmark
 
@@ -72,13 +73,12 @@ def render(name: str, found: Inspection, benchmarks: Sequence[str]) -> str:
 def _thumbnail(content: bytes) -> str:
     """A small JPEG as a data address; empty if the photo is broken, which is counted elsewhere."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            small = image.convert("RGB")
-            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            encoded = io.BytesIO()
-            small.save(encoded, "JPEG", quality=80)
-    except (OSError, SyntaxError, ValueError):
+        small = to_pillow(decode_image(content, "the photo"))
+    except ImageError:
         return "data:,"
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
 
 
