@@ -236,3 +236,19 @@ def test_the_command_line(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
     line = {"instruction": "go", "caption": "a", "edited_caption": "b", "category": "add", "image": "0.jpg"}
     (photos / "mine.jsonl").write_text(json.dumps(line))
     assert run("data", "validate", photos / "mine.jsonl")[:2] == (0, f"{photos / 'mine.jsonl'}: nothing is wrong\n")
+    (photos / "mine.jsonl").write_text(json.dumps(line | {"image": "\ud83d.jpg"}))
+    code, out, err = run("data", "validate", photos / "mine.jsonl")
+    assert (code, "there is no image \N{REPLACEMENT CHARACTER}.jpg" in out) == (2, True)
+    assert run("data", "import", "photos", photos / "mine.jsonl", "-o", tmp_path / "half")[0] == 2
+
+
+def test_lines_may_begin_with_a_mark_have_no_subject_and_be_here(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = {"instruction": "go", "caption": "a", "edited_caption": "b", "category": "add", "subject": None}
+    text = json.dumps(line | {"file_name": "0.jpg"})
+    (photos / "metadata.jsonl").write_text(text, encoding="utf-8-sig")
+    monkeypatch.chdir(photos)
+    import_dataset("photos", Path(), tmp_path / "set")
+    (record,) = read_records(tmp_path / "set")
+    assert (record.source, record.id, record.subject) == ("photos", "photos/0", "")

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from nopair.data.files import shown
+
 app = typer.Typer(
     name="nopair",
     no_args_is_help=True,
@@ -67,4 +69,4 @@ def tell(error: object) -> None:
 
 def echo(line: str, *, err: bool = False) -> None:
     """Names of files may hold bytes that are no text."""
-    typer.echo(typer.format_filename(line), err=err)
+    typer.echo(shown(line), err=err)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from nopair.data.files import shown
 from nopair.data.importers import import_dataset
 from nopair.data.shards import Card
 from nopair.data.validate import problems
@@ -17,7 +18,7 @@ def run_import(kind: str, path: Path, folder: Path, licence: str, *, by_path: bo
     console = Console(highlight=False, soft_wrap=True)
     for line in _summary(card):
         console.print(line, markup=False)
-    console.print(str(folder), markup=False)
+    console.print(shown(str(folder)), markup=False)
 
 
 def run_validate(path: Path) -> None:
@@ -29,10 +30,10 @@ def run_validate(path: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     count = 0
     for count, problem in enumerate(problems(path), 1):  # noqa: B007
-        console.print(" ".join(problem.splitlines()), markup=False)
+        console.print(" ".join(shown(problem).splitlines()), markup=False)
     if count:
         raise DataError(f"{path}: {count} problem{'s' if count > 1 else ''}, listed above; mend them and try again")
-    console.print(f"{path}: nothing is wrong", markup=False)
+    console.print(shown(f"{path}: nothing is wrong"), markup=False)
 
 
 def _summary(card: Card) -> list[str]:

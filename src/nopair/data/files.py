@@ -40,6 +40,11 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "unnamed"
 
 
+def shown(text: str) -> str:
+    """A text that can be printed: of names whose bytes are no text, and of halves of characters, a sign remains."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def is_folder(path: Path) -> bool:
     """Whether it is a folder, as far as we may know: `Path.is_dir` raises on forbidden and overlong paths."""
     try:

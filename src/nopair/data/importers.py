@@ -178,6 +178,7 @@ def _require_elsewhere(path: Path, folder: Path) -> None:
 def _own(path: Path, licence: str, dropped: Counter[str]) -> Iterator[Record]:
     """Whatever can be trained on, with its photos inside."""
     table = open_table(path)
+    own = path.resolve().stem  # of `.`, too
     for row in range(len(table)):
         try:
             name, content = table.photo(row)
@@ -185,8 +186,8 @@ def _own(path: Path, licence: str, dropped: Counter[str]) -> Iterator[Record]:
         except ImageError as error:
             _drop(dropped, "photo cannot be read", str(error))
             continue
-        fields = table.ask(row).model_dump() | {"source": path.stem, "licence": licence}
-        yield _record(name, f"{path.stem}/{row}", Photo(bytes=content), facts, fields)
+        fields = table.ask(row).model_dump() | {"source": own, "licence": licence}
+        yield _record(name, f"{own}/{row}", Photo(bytes=content), facts, fields)
 
 
 def _stored(path: Path, folder: Path) -> Iterator[Record]:

@@ -76,7 +76,7 @@ def faults(file: Path, key: Literal["image", "file_name"]) -> Iterator[str]:
 
 def _rows(file: Path) -> list[tuple[int, str]]:
     try:
-        rows = file.read_text(encoding="utf-8").split("\n")
+        rows = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(f"{file}: no such file or folder; check the path (docs/data.md has the forms)") from None
     except (OSError, ValueError) as error:
@@ -96,6 +96,8 @@ def parse_ask(text: str | bytes, where: str, key: str | None = None) -> tuple[As
         raise DataError(f"{where}: Invalid JSON ({error})") from None
     if not isinstance(tree, dict):
         raise DataError(f"{where}: Input should be an object")
+    if tree.get("subject", "") is None:  # null says that it is missing
+        del tree["subject"]
     named = tree.pop(key, None) if key is not None else ""
     if not isinstance(named, str) or (key is not None and not named):
         raise DataError(f"{where}: {key}: should be the path of a photo")
