@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +24,12 @@ def toy() -> ModuleType:
 def far() -> ModuleType:
     """The module `far.py`."""
     return _load("far")
+
+
+@pytest.fixture(scope="session")
+def phases(sibling: Callable[[str], ModuleType]) -> ModuleType:
+    """The module `test_phases.py`, for how it puts recipes, parts and phases together."""
+    return sibling("training/test_phases.py")
 
 
 @pytest.fixture(scope="session")
