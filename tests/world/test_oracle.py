@@ -7,7 +7,16 @@ from torch import Tensor
 
 from nopair.world.corruptions import blur, flatten_patterns, gaussian_noise, ghost, over_edit, shift_pattern, wrong_edit
 from nopair.world.edits import ALL_CATEGORIES, FREE_FORM, Edit, random_edit, random_scene, sample_edit
-from nopair.world.oracle import Score, achieved, edited_cells, score, score_batch, summarise
+from nopair.world.oracle import (
+    Score,
+    achieved,
+    edited_cells,
+    pixel_credit,
+    score,
+    score_batch,
+    subject_identity,
+    summarise,
+)
 from nopair.world.render import render, render_batch
 from nopair.world.scenes import OBJECT_COLOURS, OFFSETS, PHASES, Scene, Thing
 
@@ -152,6 +161,100 @@ def test_a_change_of_the_edited_thing_that_was_not_asked_costs_its_share() -> No
     assert score(edit, render(resized)).preservation == pytest.approx((4 / 5) ** (1 / 3), abs=0.02)
 
 
+def _one_of(category: str) -> Edit:
+    """An edit of a large red circle at the top left, or that adds one."""
+    asked = {
+        "recolour": {"colour": "blue"},
+        "replace": {"shape": "cross", "colour": "white"},
+        "resize": {"size": "small"},
+        "texture": {"texture": "dotted"},
+    }
+    if category in asked:
+        return _thing_edit(category, **asked[category])
+    edit = _thing_edit(category)
+    without, subject = edit.source.without(0), edit.source.things[0]
+    if category == "add":
+        return replace(edit, source=without)
+    return replace(edit, target=without.with_thing(replace(subject, cell=1)), cell=1)  # a move
+
+
+OTHERWISE = {"shape": "triangle", "colour": "yellow", "texture": "striped", "size": "small", "dx": 2, "dy": -2}
+ASKED_OF = {
+    "recolour": ("shape", "colour"),
+    "add": ("shape", "colour", "texture", "size"),
+    "replace": ("shape", "colour"),
+    "resize": ("shape", "size"),
+    "move": ("shape", "colour"),
+    "texture": ("shape", "texture"),
+}
+
+
+@pytest.mark.parametrize("category", ASKED_OF)
+@pytest.mark.parametrize("name", ["shape", "colour", "texture", "size", "dx", "dy"])
+def test_an_edit_is_done_where_all_that_was_asked_is_right_whatever_else_is_not(category: str, name: str) -> None:
+    edit = _one_of(category)
+    assert edit.cell is not None
+    thing = edit.target.at(edit.cell)
+    assert thing is not None
+    other = "large" if (category, name) == ("resize", "size") else OTHERWISE[name]
+    scene = edit.target.with_thing(replace(thing, **{name: other}))
+    assert achieved(edit, edit.target)
+    assert achieved(edit, scene) == (name not in ASKED_OF[category])
+
+
+STAYS = {
+    "recolour": ("shape", "texture", "size", "dx", "dy"),
+    "replace": ("texture", "size", "dx", "dy"),
+    "resize": ("shape", "colour", "texture", "dx", "dy"),
+    "move": ("shape", "colour", "texture", "size"),
+    "texture": ("shape", "colour", "size", "dx", "dy"),
+}
+
+
+@pytest.mark.parametrize(("category", "name"), [(category, name) for category in STAYS for name in STAYS[category]])
+def test_whatever_the_edited_thing_should_have_kept_costs_its_share(category: str, name: str) -> None:
+    edit = _one_of(category)
+    assert edit.cell is not None
+    thing = edit.target.at(edit.cell)
+    assert thing is not None
+    got = score(edit, render(edit.target.with_thing(replace(thing, **{name: OTHERWISE[name]}))))
+    count = len(STAYS[category])
+    assert got.preservation == pytest.approx(((count - 1) / count) ** (1 / 3), abs=0.02)
+
+
+def test_what_an_added_thing_of_another_size_covers_is_no_damage() -> None:
+    edit = _thing_edit("add")
+    small = replace(edit.source.things[0], size="small")
+    edit = replace(edit, source=edit.source.without(0), target=edit.source.with_thing(small))
+    got = score(edit, render(edit.source.with_thing(replace(small, size="large"))))
+    assert (got.success, got.preservation) == (0.0, pytest.approx(1.0, abs=1e-3))
+
+
+def test_things_may_be_further_off_than_a_background() -> None:
+    """By less than 0.1 of their colours, which would cost a background half of its credit."""
+    edit = _thing_edit("recolour", colour="blue")
+    output = render(edit.target)
+    own = (output != render(edit.target.without(3))).any(0)
+    output[:, own] = (output[:, own] - 0.095).abs()
+    assert score(edit, output).preservation == pytest.approx(1.0, abs=0.01)
+
+
+def test_of_three_channels_the_worst_counts() -> None:
+    wanted = torch.full((3, 1, 4), 0.5)
+    output = wanted.clone()
+    output[1, 0] += torch.tensor([0.0, 0.1, 0.2, 0.4])
+    output[2] -= 0.05
+    torch.testing.assert_close(pixel_credit(output, wanted, (0.1, 0.3)), torch.tensor([[1.0, 1.0, 0.5, 0.0]]))
+
+
+def test_values_outside_the_range_are_scored_as_a_file_would_hold_them() -> None:
+    edits = [_one_of(category) for category in ASKED_OF]
+    outputs = 1.2 * torch.stack([render(edit.target) for edit in edits]) - 0.1
+    assert outputs.max() > 1
+    assert outputs.min() < 0
+    assert score_batch(edits, outputs) == score_batch(edits, outputs.clamp(0, 1))
+
+
 def test_a_nudged_thing_is_half_kept() -> None:
     edit = _thing_edit("recolour", colour="blue")
     one, both = (Thing("square", "green", "striped", "large", 3, *at) for at in ((0, 2), (0, 0)))
@@ -196,6 +299,14 @@ def test_edited_cells() -> None:
     expected = {"move": 2, "background": 0, "nothing": 0, FREE_FORM: 0}
     for edit in _mixed(5):
         assert len(edited_cells(edit)) == expected.get(edit.category, 1)
+
+
+def test_a_thing_that_is_too_far_off_is_no_success_however_much_it_explains() -> None:
+    edit = _thing_edit("recolour", colour="white", texture="striped")
+    wanted = render(edit.target)
+    assert achieved(edit, edit.target)
+    for off, success in ((0.135, 1.0), (0.145, 0.0)):  # at every value; far less than 0.4 of the stripes' variance
+        assert score(edit, torch.where(wanted < 0.5, wanted + off, wanted - off)).success == success
 
 
 def test_a_recoloured_thing_of_the_wrong_colour_fails_for_every_colour() -> None:
@@ -280,6 +391,14 @@ def test_each_wrong_attribute_of_the_subject_costs_a_third_and_no_success(name: 
     got = score(edit, render(edit.target.with_thing(replace(edit.target.things[0], **{name: other}))))
     assert got.success == 1.0
     assert got.preservation == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_of_several_subjects_the_one_most_like_it_counts() -> None:
+    ground, subject = random_scene(random.Random(0)).background, Thing("circle", "red", "striped", "large", 0)
+    edit = Edit(FREE_FORM, "", Scene(ground, (subject,)), Scene(ground, (subject,)), "circle", None)
+    unlike = Thing("circle", "blue", "plain", "small", 1)
+    for things in ((subject, unlike), (replace(unlike, cell=0), replace(subject, cell=1))):
+        assert subject_identity(edit, Scene(ground, things)) == 1.0
 
 
 def test_another_thing_with_the_subjects_looks_is_not_the_subject() -> None:
