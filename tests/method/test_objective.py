@@ -68,6 +68,13 @@ def test_impossible_weights_are_refused(values: tuple[float, float, float]) -> N
         Weights(*values)
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_every_weight_is_guarded_and_is_enough_alone(place: int) -> None:
+    Weights(*(float(number == place) for number in range(5)))
+    with pytest.raises(ValueError, match="one of them > 0"):
+        Weights(*(-1.0 if number == place else 1.0 for number in range(5)))
+
+
 def test_the_reference_is_asked_of_do_nothing_samples_alone() -> None:
     x0 = torch.randn(3, 2, 4, 4, requires_grad=True)
     reference = torch.randn(3, 2, 4, 4, requires_grad=True)
@@ -104,6 +111,13 @@ def test_places_are_kept_where_the_teacher_is_of_one_mind() -> None:
     torch.testing.assert_close(kept, expected.expand(1, 1, 4, 4))
     x = 0.5 * (reference + noise)
     torch.testing.assert_close(goal, kept * reference + (1 - kept) * (x - 0.5 * (x + shift)))
+
+
+def test_an_edit_counts_by_its_mean_over_channels_whatever_its_sign() -> None:
+    reference, noise = torch.randn(2, 1, 3, 4, 4)
+    shift = torch.tensor([0.6, -0.6, 0.0])[None, :, None, None]  # half of it, at t = 0.5, in the clean estimate
+    kept, _ = first_sight(reference, lambda x, t: x + shift, lambda x, t: x, torch.tensor([0.5]), noise, 0.1)
+    torch.testing.assert_close(kept, torch.full((1, 1, 4, 4), math.exp(-4.0)), rtol=1e-3, atol=0)
 
 
 def test_everything_is_kept_exactly_where_both_captions_are_one() -> None:
