@@ -8,7 +8,7 @@ from nopair.judges.ensemble import JudgeEnsemble
 from nopair.judges.load import load_judge
 from nopair.judges.scripted import ScriptedJudge
 from nopair.judges.vision_language import VisionLanguageJudge
-from nopair.method.verdict import full_vocabulary_loss
+from nopair.method.verdict import full_vocabulary_loss, judge_loss
 from nopair.training.asking import BinaryAsking, VocabularyAsking, count_right, questions_about, shares_right
 from nopair.types import EditBatch
 from nopair.weights import resolve
@@ -47,6 +47,22 @@ def test_both_losses_see_the_same_answers_and_ask_nothing_of_those_not_asked(
     nothing = asking(judge)(batch.reference, batch.reference, [()] * 6, 1.0)
     assert nothing.loss.tolist() == [0.0] * 6
     assert nothing.odds.shape == (6, 0)
+
+
+def test_both_losses_are_those_of_the_method_at_the_temperature_that_is_asked_for(
+    judge: VisionLanguageJudge, batch: EditBatch
+) -> None:
+    questions, edited = questions_about(batch), batch.reference.flip(0)
+    wants_yes = torch.tensor([[q.wants_yes for q in row] + [True] * (2 - len(row)) for row in questions])
+    asked = torch.tensor([[True] * len(row) + [False] * (2 - len(row)) for row in questions])
+    logits = judge.answer_logits(batch.reference, edited, questions)
+    yes, no = judge.answer_tokens
+    expected = (
+        (BinaryAsking, judge_loss(judge.odds(logits), wants_yes, asked, 0.3)),
+        (VocabularyAsking, full_vocabulary_loss(logits, torch.where(wants_yes, yes, no), asked, 0.3)),
+    )
+    for asking, loss in expected:
+        torch.testing.assert_close(asking(judge)(batch.reference, edited, questions, 0.3).loss, loss)
 
 
 def test_the_whole_vocabulary_also_counts_words_that_are_no_answer(
