@@ -150,7 +150,9 @@ BROKEN = {
         _replace("text_encoder", lambda: _text_encoder(num_hidden_layers=28, hidden_size=16)),
         "embeddings of 48 numbers, the transformer takes 24",
     ),
-    "a shallow text encoder": (_replace("text_encoder", lambda: _text_encoder(num_hidden_layers=2)), "has 2 layers"),
+    "a shallow text encoder": (
+        _replace("text_encoder", lambda: _text_encoder(num_hidden_layers=26)), "has 26 layers, at least 27 are needed"
+    ),
     "a wider VAE": (
         _replace("vae", lambda: AutoencoderKLFlux2(block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=8)),
         "latents of 32 channels, the transformer takes 16",
