@@ -10,12 +10,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from nopair.backbones.roles import FullRoles
 from nopair.judges.scripted import ScriptedJudge
 from nopair.training import grpo as grpo_module
-from nopair.training.grpo import GrpoPhase
+from nopair.training.grpo import GrpoPhase, _grouped, _repeated
 from nopair.training.loop import run_phases
 from nopair.training.parallel import ALONE
 from nopair.training.parts import Parts
+from nopair.types import Text
 
 Make = Callable[..., tuple[Parts, GrpoPhase]]
 
@@ -157,6 +159,87 @@ def test_it_goes_on_only_under_the_same_questions(make: Make) -> None:
     phase.load_state(state)
     with pytest.raises(ValueError, match=f"under the questions v0, and this nopair asks {state['questions']}"):
         phase.load_state(state | {"questions": "v0"})
+
+
+def test_samples_of_a_record_stand_side_by_side_with_its_words(make: Make) -> None:
+    parts, _ = make()
+    batch = parts.source.batch([3, 5])
+    both = _grouped(batch, 2)
+    for name in ("instructions", "captions", "edited_captions", "categories", "subjects"):
+        one, other = getattr(batch, name)
+        assert getattr(both, name) == (one, one, other, other)
+    assert torch.equal(both.reference, batch.reference[[0, 0, 1, 1]])
+    text = Text(torch.randn(2, 3, 4), (3, 1), torch.randn(2, 5))
+    repeated = _repeated(text, 2)
+    assert repeated.lengths == (3, 3, 1, 1)
+    assert repeated.pooled is not None
+    assert torch.equal(repeated.features, text.features[[0, 0, 1, 1]])
+    assert torch.equal(repeated.pooled, text.pooled[[0, 0, 1, 1]])
+
+
+def test_noises_follow_the_recipes_seed(make: Make) -> None:
+    first, same, other = (make(f"seed={seed}")[1]._rollout([3]).trajectory.states[0] for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_the_sde_has_the_noise_of_the_recipe(make: Make) -> None:
+    little, much = (make("grpo.policy=sde", f"grpo.noise={noise}")[1]._rollout([3]) for noise in (0.1, 0.9))
+    assert torch.equal(little.trajectory.states[0], much.trajectory.states[0])
+    assert not torch.allclose(little.trajectory.states[1], much.trajectory.states[1], atol=1e-2)
+
+
+def test_only_the_kinds_of_questions_of_the_recipe_are_rewarded(make: Make) -> None:
+    metrics = make("npedit.questions=[identity]")[1].step(0)
+    assert "judge_identity" in metrics
+    assert "judge_edit" not in metrics
+
+
+def test_advantages_are_bounded_as_the_recipe_says(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    surrogate = grpo_module.clipped_surrogate
+
+    def watched(new: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:
+        seen.append(advantage)
+        return surrogate(new, old, advantage, clip)
+
+    monkeypatch.setattr(grpo_module, "clipped_surrogate", watched)
+    make("grpo.advantage_limit=1e-5")[1].step(0)
+    assert float(seen[0].abs().max()) == pytest.approx(1e-5)
+
+
+def test_the_divergence_counts_by_its_weight(make: Make) -> None:
+    """The first update is the same whatever the weight, as nothing has diverged yet."""
+    one, other = (make("grpo.updates=2", "grpo.lr=1e-2", f"grpo.kl_weight={w}")[1].step(0) for w in (0.5, 3.0))
+    assert one["kl"] == pytest.approx(other["kl"], rel=1e-5)
+    assert one["kl"] > 0
+    assert other["loss"] - one["loss"] == pytest.approx(2.5 * one["kl"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("moves", "pieces"), [(1, 1), (3, 2)])
+def test_the_gradient_is_of_the_mean_over_trained_moves(
+    make: Make, monkeypatch: pytest.MonkeyPatch, moves: int, pieces: int
+) -> None:
+    losses: list[float] = []
+    backward = FullRoles.backward
+
+    def noted(self: FullRoles, loss: Tensor, role: str) -> None:
+        losses.append(loss.item())
+        backward(self, loss, role)
+
+    monkeypatch.setattr(FullRoles, "backward", noted)
+    monkeypatch.setattr(grpo_module, "clipped_surrogate", lambda new, old, a, clip: 1.0 + 0 * new)
+    metrics = make(f"grpo.moves={moves}", f"grpo.accumulate={pieces}")[1].step(0)
+    assert len(losses) == moves * pieces
+    assert sum(losses) == pytest.approx(metrics["loss"]) == 1.0
+
+
+def test_the_student_is_left_with_the_average(make: Make) -> None:
+    parts, phase = make("grpo.steps=2", "grpo.lr=1e-2", "grpo.ema=0.9")
+    for index in range(2):
+        phase.step(index)
+    average = phase.weights()
+    assert all(torch.equal(value, average[name]) for name, value in parts.roles.trainable("student").items())
 
 
 @pytest.mark.parametrize("done", [2, 4])
