@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -281,6 +282,31 @@ def test_muon_moves_a_matrix_in_all_its_directions_and_the_rest_as_adamw_does() 
     torch.testing.assert_close(model.x_embedder.weight, twin.x_embedder.weight)
     torch.testing.assert_close(model.final_layer.bias, twin.final_layer.bias)
     assert not torch.allclose(model.to_q.weight, twin.to_q.weight)
+
+
+def test_muons_partner_is_given_its_decay_rates_and_both_the_weight_decay() -> None:
+    shapes = {"x_embedder.weight": (4, 3), "to_q.weight": (4, 4), "bias": (4,)}
+    values = {name: torch.randn(shape) for name, shape in shapes.items()}
+    steps = [{name: torch.randn(shape) for name, shape in shapes.items()} for _ in range(3)]
+
+    def trained(
+        make: Callable[[dict[str, nn.Parameter]], torch.optim.Optimizer | MuonAdamW],
+    ) -> dict[str, torch.Tensor]:
+        parameters = {name: nn.Parameter(value.clone()) for name, value in values.items()}
+        optimiser = make(parameters)
+        for gradients in steps:
+            for name, parameter in parameters.items():
+                parameter.grad = gradients[name].clone()
+            optimiser.step()
+        return {name: parameter.detach() for name, parameter in parameters.items()}
+
+    ours, undecayed = (
+        trained(lambda parameters, decay=decay: MuonAdamW(parameters, 0.1, (0.5, 0.7), decay)) for decay in (0.3, 0.0)
+    )
+    adamw = trained(lambda own: torch.optim.AdamW(own.values(), lr=0.1, betas=(0.5, 0.7), weight_decay=0.3))
+    for name in ("x_embedder.weight", "bias"):
+        torch.testing.assert_close(ours[name], adamw[name])
+    assert not torch.allclose(ours["to_q.weight"], undecayed["to_q.weight"])
 
 
 def test_a_resumed_muon_goes_on_the_same() -> None:
