@@ -1,5 +1,6 @@
 """What was encoded before: found again by content, and by nothing else."""
 
+import dataclasses
 import json
 import os
 import weakref
@@ -20,7 +21,7 @@ from nopair.config import load_recipe
 from nopair.data.photos import PhotoSource
 from nopair.data.tables import open_table
 from nopair.errors import DataError, OutputError
-from nopair.training.cache import LISTS, CachedBackbone, Store, fill, image_key, prompt_key
+from nopair.training.cache import LISTS, CachedBackbone, Store, fill, image_key, prompt_key, visited
 from nopair.training.parallel import ALONE, Ranks
 from nopair.training.run import compose
 from nopair.types import EditBatch
@@ -79,6 +80,19 @@ def test_a_disk_that_may_be_too_small_is_told_once_and_early(
     fill(store, ToyBackbone.build(seed=0), recipe, source, source.batch([90]))
     assert len(caplog.messages) == (free == 10**5)
     assert all("set data.cache to a larger disk" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        (("warmup.steps=5", "warmup.batch=4"), 20),
+        (("grpo.steps=5", "grpo.batch=4"), 20),
+        (("npedit.steps=5", "npedit.batch=4"), 20),
+        (("npedit.fake_samples=fresh", "npedit.fake_steps=2"), 18),
+    ],
+)
+def test_every_record_that_a_phase_visits_counts(changes: tuple[str, ...], count: int) -> None:
+    assert visited(load_recipe("demo", [*SHORT, *changes])) == count
 
 
 def test_training_finds_all_it_reads_where_captions_are_left_out(tmp_path: Path) -> None:
@@ -254,6 +268,24 @@ def test_photos_words_and_recipes_that_changed_are_read_again(tmp_path: Path) ->
     assert len(started(file, tmp_path, "npedit.negative_prompt=bad")) == 4
     assert len(started(file, tmp_path, "npedit.context=unedited")) == 4
     assert started(file, tmp_path, "npedit.context=unedited") == []
+
+
+def test_captions_that_were_not_read_before_are_read_again(tmp_path: Path) -> None:
+    file, bad = some_photos(tmp_path / "photos"), "npedit.negative_prompt=bad"
+    started(file, tmp_path, bad, "npedit.preserve=everywhere")
+    assert started(file, tmp_path, bad, "npedit.preserve=everywhere") == []
+    assert len(started(file, tmp_path, bad, "npedit.preserve=unedited")) == 4
+
+
+def test_what_other_examples_need_is_made_at_the_next_start(tmp_path: Path) -> None:
+    file = some_photos(tmp_path / "photos")
+    started(file, tmp_path)
+    photos = PhotoSource.of(open_table(file), sizes=((16, 16),), group=1, seed=0, nothing_share=0.0)
+    shown = dataclasses.replace(photos.batch([0]), instructions=("wear a scarf",))
+    recipe = load_recipe("demo", ["warmup.steps=0", "npedit.steps=4", "npedit.batch=1", "npedit.redraw_weight=0.0"])
+    store = Store.of(tmp_path / "cache", base(tmp_path / "base"), "float32")
+    fill(store, ToyBackbone.build(seed=0), recipe, photos, shown, ALONE, photos.state())
+    assert store.has(prompt_key("wear a scarf"))
 
 
 def test_ranks_know_their_own_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
