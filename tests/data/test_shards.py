@@ -186,6 +186,8 @@ def test_files_of_others_are_neither_replaced_nor_removed(tmp_path: Path) -> Non
 def test_beside_a_dataset_everything_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "journal").mkdir()
     (tmp_path / "rejected.jsonl").write_text("x")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_text("x")
     write_dataset(tmp_path, map(record, range(3)), rows=1)
     written = (tmp_path / "README.md").read_text()
     (tmp_path / "notes.txt").write_text("x")
@@ -198,7 +200,7 @@ def test_beside_a_dataset_everything_stays(tmp_path: Path, caplog: pytest.LogCap
     assert (tmp_path / "README.md").read_text().endswith("aunt.\n")
     assert "stays as it is" in caplog.text
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(
-        ["README.md", CARD, "notes.txt", "notes.txt", "rejected.jsonl", "shapes.bin", "train-00000.parquet"]
+        ["README.md", CARD, "a.png", "notes.txt", "notes.txt", "rejected.jsonl", "shapes.bin", "train-00000.parquet"]
     )
 
 
@@ -282,3 +284,11 @@ def test_measure_sees_the_upright_picture() -> None:
     for broken in (b"", b"hello", png()[:20]):
         with pytest.raises(ImageError, match=r"^it: "):
             measure(broken, "it")
+
+
+def test_a_card_that_claims_more_records_than_its_shards_is_damaged(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [record(0), record(1)])
+    card = json.loads((tmp_path / CARD).read_text())
+    (tmp_path / CARD).write_text(json.dumps(card | {"records": 3}))
+    with pytest.raises(DataError, match=r"says 3 records, its shards 2; write the dataset again"):
+        Card.read(tmp_path)

@@ -19,7 +19,7 @@ from nopair.cli import app
 from nopair.data.records import Photo, Record, measure
 from nopair.data.shards import read_records, write_dataset
 from nopair.errors import DataError
-from nopair.synthesis.inspect_command import _thumbnail, tables
+from nopair.synthesis.inspect_command import _thumbnail, run_inspection, tables
 from nopair.synthesis.inspection import inspect
 from nopair.synthesis.items import Aside
 from nopair.synthesis.journal import Journal
@@ -117,6 +117,30 @@ def test_a_picture_of_a_benchmark_is_found_though_it_was_scaled_and_compressed(
     found = inspect(dataset, [known], 1, 0)
     assert found.leaked == {("bench", "picture"): 1}
     assert [leak.record for leak in found.leaks] == ["2"]
+
+
+def test_what_was_read_of_a_benchmark_is_told_and_pictures_are_found_in_lists(
+    toy: ModuleType, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nested = tmp_path / "nested"
+    nested.mkdir()
+    row = {"prompt": "fly", "images": [{"bytes": encoded(toy.scene(2)), "path": None}, {"bytes": b"cut", "path": None}]}
+    pq.write_table(pa.Table.from_pylist([row]), nested / "a.parquet")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.json").write_text('{"instruction": "fly"}')
+    run_inspection(dataset, [nested, tmp_path / "words"], tmp_path / "page.html", 1, 0)
+    said, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    for told in (
+        "nested: 1 pictures and 1 instructions read, 1 pictures unreadable",
+        "words: 0 pictures and 1 instructions read",
+    ):
+        assert told in said
+        assert told in page
+    assert "1 records have a picture of nested" in said
+    assert "othing of what was read" not in said + page
+    run_inspection(dataset, [tmp_path / "words"], tmp_path / "page.html", 1, 0)
+    assert "nothing of what was read is in it" in capsys.readouterr().out
+    assert "Nothing of what was read is in it." in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("kind", ["clear", "half", "16 bits"])

@@ -15,6 +15,7 @@ from nopair.errors import OutputError
 
 CARD: Final = "dataset.json"
 README: Final = "README.md"
+SHAPES: Final = "shapes.bin"
 WORK: Final = "journal"
 """Folder within the dataset for what need not be done or paid again. Training does not read it."""
 REJECTED: Final = "rejected.jsonl"
@@ -32,7 +33,7 @@ def check_dataset_folder(folder: Path) -> None:
     """Find out now, and not after the work is done, that no dataset can be written there.
 
     Raises:
-        OutputError: it holds files of others, or cannot be read.
+        OutputError: it holds files of others where a dataset's would be, or cannot be read.
     """
     if not is_folder(folder):
         return
@@ -44,7 +45,8 @@ def check_dataset_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be read ({error.strerror}); choose another place") from error
     others = [f"data/{name}" for name in shards if not name.startswith(_HIDDEN) and f"data/{name}" not in (ours or ())]
     if ours is None:
-        others += [name for name in there if name not in (WORK, REJECTED, "data") and not name.startswith(_HIDDEN)]
+        others += [name for name in there if name in (CARD, SHAPES)]
+        others += [] if is_own_readme(folder / README) else [README]
     else:
         others = [name for name in others if Path(name).match("train-*.parquet")]
     if others:

@@ -25,14 +25,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nopair.data.files import file_atomic, make_folder, remove_parts, scratch, write_atomic
-from nopair.data.places import CARD, README, SWAP, check_dataset_folder, is_own_readme, own_shards, swap_of
+from nopair.data.places import CARD, README, SHAPES, SWAP, check_dataset_folder, is_own_readme, own_shards, swap_of
 from nopair.data.records import CATEGORIES, NEEDED, Photo, Record, Score, Sha256, Stage, problem_of
 from nopair.errors import DataError, OutputError
 
 _LOG: Final = logging.getLogger("nopair.data")
 
 VERSION: Final = 2
-SHAPES: Final = "shapes.bin"
 SHAPE: Final = np.dtype([("height", "<i4"), ("width", "<i4"), ("category", "u1")])
 """A record in `shapes.bin`: what decides when it comes, so that a million records are put in order without their
 shards. The category is its number in `CATEGORIES`, `NO_CATEGORY` if it has none."""
@@ -88,6 +87,8 @@ class Card(BaseModel):
             raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
         except ValidationError as error:
             raise DataError(f"{path}: {problem_of(error)}; write the dataset again") from error
+        if card.records != (held := sum(shard.records for shard in card.shards)):
+            raise DataError(f"{path}: says {card.records} records, its shards {held}; write the dataset again")
         return card
 
 

@@ -32,14 +32,16 @@ def run_inspection(dataset: Path, benchmarks: Sequence[Path], page: Path | None,
     known = [read_benchmark(folder) for folder in benchmarks]
     found = inspect(dataset, known, samples, seed)
     place = dataset / PAGE if page is None else page
-    write_atomic(place, render(dataset.resolve().name, found, [one.name for one in known]).encode("utf-8"))
+    write_atomic(place, render(dataset.resolve().name, found, [one.told for one in known]).encode("utf-8"))
     console = Console()
     for table in tables(found):
         console.print(table)
     for (benchmark, what), count in found.leaked.items():
         _say(console, f"mind: {count} records have a {what} of {benchmark}")
+    for one in known:
+        _say(console, one.told)
     if known and not found.leaked:
-        _say(console, f"nothing of {', '.join(one.name for one in known)} is in it")
+        _say(console, "nothing of what was read is in it")
     _say(console, f"{found.photos} photos, {found.near_photos} nearly as another, {found.unreadable} unreadable")
     _say(console, f"{found.twice} records ask the same of the same photo as another")
     _say(console, f"to browse: {place}")
@@ -62,7 +64,7 @@ def tables(found: Inspection) -> list[Table]:
 
 
 def render(name: str, found: Inspection, benchmarks: Sequence[str]) -> str:
-    """The page's text: no scripts, nothing fetched, whatever a record says escaped."""
+    """The page's text: no scripts, nothing fetched, all that a record says escaped. `benchmarks`: what was read."""
     source = importlib.resources.files("nopair.synthesis") / "templates" / "inspection.html.j2"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     samples = [(_thumbnail(sample.content), sample.record) for sample in found.samples]

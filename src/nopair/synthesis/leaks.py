@@ -35,6 +35,12 @@ class Benchmark:
     instructions: frozenset[str]
     unreadable: int
 
+    @property
+    def told(self) -> str:
+        """What was looked for: "nothing of it is there" is worth as much as was read."""
+        lost = f", {self.unreadable} pictures unreadable" if self.unreadable else ""
+        return f"{self.name}: {len(self.pictures)} pictures and {len(self.instructions)} instructions read{lost}"
+
 
 def plain(instruction: str) -> str:
     """An instruction's words alone, in small letters: two that differ in spaces, case or full stops are one."""
@@ -70,7 +76,7 @@ def read_benchmark(folder: Path) -> Benchmark:
                 words.add(plain(instruction))
     if not pictures and not words:
         raise DataError(f"{folder}: holds no pictures and no instructions; give the folder of a benchmark")
-    return Benchmark(folder.name, tuple(pictures), frozenset(words), unreadable)
+    return Benchmark(folder.resolve().name, tuple(pictures), frozenset(words), unreadable)
 
 
 def _cells(path: Path) -> Iterator[tuple[bytes | None, str | None]]:
@@ -114,8 +120,11 @@ def _texts(tree: Any, name: str = "") -> Iterator[str]:
         yield tree
 
 
-def _contents(row: dict[str, Any]) -> Iterator[bytes]:
-    for value in row.values():
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if isinstance(content, bytes):
-            yield content
+def _contents(tree: Any) -> Iterator[bytes]:
+    """Whatever is bytes, however deep: pictures stand alone, beside their names, or in lists of such."""
+    if isinstance(tree, bytes):
+        yield tree
+    elif isinstance(tree, dict):
+        yield from (content for value in tree.values() for content in _contents(value))
+    elif isinstance(tree, list):
+        yield from (content for value in tree for content in _contents(value))
