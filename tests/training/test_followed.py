@@ -12,6 +12,7 @@ from torch import Tensor
 from nopair.backbones.fake import ToyBackbone
 from nopair.errors import TrainingError
 from nopair.judges.scripted import ScriptedJudge
+from nopair.method.flow import guided
 from nopair.training.asking import Answered, Questions, questions_about
 from nopair.training.grpo import GrpoPhase
 from nopair.training.keeping import KEPT
@@ -165,3 +166,38 @@ def test_what_the_fake_score_sees_afresh_is_unrolled_as_the_recipe_says(
     fresh = ("npedit.fake_samples=fresh", "npedit.fake_steps=1", f"npedit.unroll={unroll}")
     phases.begun(EditPhase(phases.make_parts(phases.make_recipe(*fresh)))).step(0)
     assert made == [True] * calls + [False] * calls
+
+
+def test_guidance_falls_evenly_to_the_share_that_the_recipe_leaves(
+    monkeypatch: pytest.MonkeyPatch, phases: ModuleType
+) -> None:
+    seen: list[list[float]] = []
+    teaching = "nopair.training.teaching"
+    whole = guided
+    monkeypatch.setattr(f"{teaching}.guided", lambda c, u, s: seen.append(s.tolist()) or whole(c, u, s))
+    falling = ("npedit.guidance={default: 3.0, background: 2.0}", "npedit.guidance_final_fraction=0.5")
+    parts = phases.make_parts(phases.make_recipe(*falling))
+    phase = phases.begun(EditPhase(parts))
+    for index in (0, 2):  # of 4 steps
+        phase.step(index)
+    for index, left, scales in zip((0, 2), (1.0, 0.75), seen, strict=True):
+        names = parts.source.batch(range(index * 4, index * 4 + 4)).categories
+        assert scales == pytest.approx([1 + left * (1.0 if name == "background" else 2.0) for name in names])
+
+
+def test_without_guidance_the_teacher_is_asked_once(monkeypatch: pytest.MonkeyPatch, phases: ModuleType) -> None:
+    asked = []
+    velocity = ToyBackbone.velocity
+    parts = phases.make_parts(phases.make_recipe("npedit.guidance={default: 1.0}"))
+
+    def noted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
+        asked.append(self.transformer is parts.roles.teacher.transformer)
+        return velocity(self, noisy, t, text, reference)
+
+    monkeypatch.setattr(ToyBackbone, "velocity", noted)
+    plain = phases.begun(EditPhase(parts)).step(0)["dmd"]
+    assert sum(asked) == 1
+    nearly = phases.begun(EditPhase(phases.make_parts(phases.make_recipe("npedit.guidance={default: 1.000001}")))).step(
+        0
+    )["dmd"]
+    assert plain == pytest.approx(nearly, rel=1e-4)

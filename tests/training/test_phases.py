@@ -20,7 +20,7 @@ from nopair.config import Recipe, load_recipe
 from nopair.errors import CheckpointError
 from nopair.judges.questions import VERSION
 from nopair.judges.scripted import ScriptedJudge
-from nopair.method.flow import guided, levels
+from nopair.method.flow import levels
 from nopair.training.keeping import CONTEXTS, KEPT
 from nopair.training.lessons import LESSONS
 from nopair.training.loop import run_phases
@@ -483,34 +483,3 @@ def test_each_category_has_its_own_time_at_which_the_teacher_says_where_the_edit
     KEPT["unedited"](parts.roles.teacher, parts.recipe.npedit, piece)
     assert times == [[0.5 if name == "background" else 0.75 for name in piece.batch.categories]]
     assert "background" in piece.batch.categories
-
-
-def test_guidance_falls_evenly_to_the_share_that_the_recipe_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[float]] = []
-    teaching = "nopair.training.teaching"
-    whole = guided
-    monkeypatch.setattr(f"{teaching}.guided", lambda c, u, s: seen.append(s.tolist()) or whole(c, u, s))
-    falling = ("npedit.guidance={default: 3.0, background: 2.0}", "npedit.guidance_final_fraction=0.5")
-    parts = make_parts(make_recipe(*falling))
-    phase = begun(EditPhase(parts))
-    for index in (0, 2):  # of 4 steps
-        phase.step(index)
-    for index, left, scales in zip((0, 2), (1.0, 0.75), seen, strict=True):
-        names = parts.source.batch(range(index * 4, index * 4 + 4)).categories
-        assert scales == pytest.approx([1 + left * (1.0 if name == "background" else 2.0) for name in names])
-
-
-def test_without_guidance_the_teacher_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    velocity = ToyBackbone.velocity
-    parts = make_parts(make_recipe("npedit.guidance={default: 1.0}"))
-
-    def noted(self: ToyBackbone, noisy: Tensor, t: Tensor, text: Text, reference: Tensor | None = None) -> Tensor:
-        asked.append(self.transformer is parts.roles.teacher.transformer)
-        return velocity(self, noisy, t, text, reference)
-
-    monkeypatch.setattr(ToyBackbone, "velocity", noted)
-    plain = begun(EditPhase(parts)).step(0)["dmd"]
-    assert sum(asked) == 1
-    nearly = begun(EditPhase(make_parts(make_recipe("npedit.guidance={default: 1.000001}")))).step(0)["dmd"]
-    assert plain == pytest.approx(nearly, rel=1e-4)
