@@ -12,7 +12,7 @@ INTRODUCTION = """# Results of studies
 Each table is a study: editors trained side by side from the tiny base with the recipe `study` (120 steps of 8 records
 after 20 steps of warm-up), changed in one thing, with three seeds each; scored by the oracle on the same held-out
 edits. `free-form` alone goes on from the shipped editor, for 220 steps; and in `judge-scale` *128 wide, trained on* is
-`tiny:judge-2` as it was before its third stretch. Means ± standard deviation over seeds. `nopair study NAME` trains
+`tiny:judge-2`. Means ± standard deviation over seeds. `nopair study NAME` trains
 and scores all of it again; `python benchmarks/results.py > docs/results.md` writes this page from docs/results/*.json.
 
 Compare rows within a table. Rows of different tables come from different machines and do not compare beyond their
