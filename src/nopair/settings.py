@@ -50,10 +50,11 @@ def path_override(key: str, path: Path) -> str:
     Raises:
         ConfigError: bytes that are no UTF-8, which no recipe can hold.
     """
+    text = str(path)
     try:
-        text = str(path).encode("utf-8").decode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ConfigError(f"{key}: the path {str(path)!r} is not UTF-8 text; choose another name") from None
+        raise ConfigError(f"{key}: the path {text!r} is not UTF-8 text; choose another name") from None
     plain = (c if c.isascii() and c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text)
     return f'{key}="{"".join(plain)}"'
 

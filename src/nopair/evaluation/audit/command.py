@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from nopair.backbones.base import Backbone
 from nopair.backbones.load import load_backbone
-from nopair.data.files import make_folder, write_atomic
+from nopair.data.files import make_folder, shown, write_atomic
 from nopair.device import choose_device, enough_memory
 from nopair.evaluation.audit.answers import ask
 from nopair.evaluation.audit.cases import FolderCases, LabelledCase, Repaint, shapes_cases
@@ -120,9 +119,9 @@ def audit(
         )
         found = examine(asked_one, cases, backbone, settings, device)
     about = About(
-        judge=_readable(judge),
-        base=None if base is None else _readable(base),
-        source=SHAPES if folder is None else _readable(str(folder)),
+        judge=shown(judge),
+        base=None if base is None else shown(base),
+        source=SHAPES if folder is None else shown(str(folder)),
         cases=len(cases),
         seed=settings.seed if listed is None else None,
         per_category=settings.per_category if listed is None else None,
@@ -140,11 +139,6 @@ def audit(
         Console().out(text, end="", highlight=False)
     else:
         _show(about, found, output)
-
-
-def _readable(path: str) -> str:
-    """As text that can be written: a file's name may be no UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def examine(
